@@ -1,0 +1,85 @@
+"""ppc64le: 64-bit PowerPC, little-endian, ELFv2 ABI, as QEMU's pseries machine runs it."""
+
+from __future__ import annotations
+
+from osvtriage.arch.base import Arch, Word
+
+# PowerISA 3.0B, book III, section 3.2.1 (Machine State Register): bit numbers counted from the
+# least significant end, as arch/powerpc/include/asm/reg.h has them (MSR_FP_LG and friends).
+_MSR_BITS = {"FP": 1 << 13, "VEC": 1 << 25, "VSX": 1 << 23, "PR": 1 << 14, "EE": 1 << 15, "LE": 1}
+
+# pt_regs.trap: the interrupt vector's address (PowerISA 3.0B, book III, section 6.5), and Linux's
+# names for them (arch/powerpc/include/asm/interrupt.h). 0x3000 is `scv` (system call vectored).
+_TRAPS = {
+    0x100: "system reset",
+    0x200: "machine check",
+    0x300: "data access",
+    0x380: "data segment",
+    0x400: "instruction access",
+    0x480: "instruction segment",
+    0x500: "external interrupt",
+    0x600: "alignment",
+    0x700: "program check",
+    0x800: "floating point unavailable",
+    0x900: "decrementer",
+    0x980: "hypervisor decrementer",
+    0xA00: "doorbell",
+    0xC00: "system call",
+    0xD00: "trace",
+    0xE00: "hypervisor data storage",
+    0xE20: "hypervisor instruction storage",
+    0xE40: "hypervisor emulation assistance",
+    0xE60: "hypervisor maintenance",
+    0xE80: "hypervisor doorbell",
+    0xEA0: "hypervisor virtualization",
+    0xF00: "performance monitor",
+    0xF20: "vector unavailable",
+    0xF40: "VSX unavailable",
+    0xF60: "facility unavailable",
+    0xF80: "hypervisor facility unavailable",
+    0x1500: "denormalised operand",
+    0x3000: "system call (vectored)",
+}
+
+_WORDS = {
+    **{f"r{n}": Word(64, f"r{n}") for n in range(32)},
+    **{f"vs{n}": Word(128, f"vs{n}", "v4_int32") for n in range(64)},
+    **{f"v{n}": Word(128, f"vr{n}", "v4_int32") for n in range(32)},
+    "pc": Word(64, "pc"),
+    "msr": Word(64, "msr"),
+    "lr": Word(64, "lr"),
+    "ctr": Word(64, "ctr"),
+    "cr": Word(32, "cr"),
+    "xer": Word(32, "xer"),
+    # QEMU's stub has the FPSCR as a signed 32-bit value: the width masks it.
+    "fpscr": Word(32, "fpscr"),
+    "vscr": Word(32, "vscr"),
+}
+
+PPC64LE = Arch(
+    name="ppc64le",
+    debian="ppc64el",
+    elf_machine="EM_PPC64",
+    byte_order="little",
+    qemu="qemu-system-ppc64",
+    qemu_package="qemu-system-ppc",
+    # The capabilities that TCG cannot give are switched off, or QEMU warns or refuses.
+    machine=("pseries,cap-htm=off,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",),
+    cpu="POWER9",
+    console="hvc0",
+    cross_compiler="powerpc64le-linux-gnu-gcc",
+    cross_packages=("gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross"),
+    compiler_flags=("-mcpu=power8", "-pthread"),
+    gdb_architecture="powerpc:common64",
+    gdb_setup=("set architecture powerpc:common64", "set endian little"),
+    capstone=("PPC", ("64", "LITTLE_ENDIAN")),
+    instruction_bytes=4,
+    words=_WORDS,
+    pc="pc",
+    stack_pointer="r1",
+    link_register="lr",
+    msr_bits=_MSR_BITS,
+    traps=_TRAPS,
+    system_call_traps=frozenset({0xC00, 0x3000}),
+    kvm_hosts=frozenset({"ppc64", "ppc64le"}),
+)

@@ -1,0 +1,46 @@
+"""x86-64, as QEMU's pc machine runs it."""
+
+from __future__ import annotations
+
+from osvtriage.arch.base import Arch, Word
+
+_WORDS = {
+    **{
+        name: Word(64, name)
+        for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
+        + tuple(f"r{n}" for n in range(8, 16))
+        + ("fs_base", "gs_base", "k_gs_base")
+    },
+    **{f"xmm{n}": Word(128, f"xmm{n}", "v4_int32") for n in range(16)},
+    "pc": Word(64, "rip"),
+    "eflags": Word(32, "eflags"),
+    "mxcsr": Word(32, "mxcsr"),
+}
+
+X86_64 = Arch(
+    name="x86_64",
+    debian="amd64",
+    elf_machine="EM_X86_64",
+    byte_order="little",
+    qemu="qemu-system-x86_64",
+    qemu_package="qemu-system-x86",
+    machine=("pc",),
+    cpu="max",
+    console="ttyS0",
+    cross_compiler="x86_64-linux-gnu-gcc",
+    cross_packages=("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"),
+    compiler_flags=("-pthread",),
+    # Not set: doing so makes gdb refuse the stub's registers ("g packet too long").
+    gdb_architecture=None,
+    gdb_setup=(),
+    capstone=("X86", ("64",)),
+    instruction_bytes=None,
+    words=_WORDS,
+    pc="pc",
+    stack_pointer="rsp",
+    link_register=None,
+    msr_bits={},
+    traps={},
+    system_call_traps=frozenset(),
+    kvm_hosts=frozenset({"x86_64"}),
+)

@@ -1,0 +1,1 @@
+"""Making and keeping what guests boot from."""

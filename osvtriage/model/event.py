@@ -1,0 +1,91 @@
+"""What a probe saw at one stop of the guest.
+
+Registers and fields are hexadecimal strings without prefix, most significant digit first, at their
+full width; what could not be read is absent (``None``), never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Side = Literal["entry", "exit"]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadKey:
+    """The guest's own thread. vCPU numbers lie: threads migrate, and a task_struct is recycled."""
+
+    task: str | None
+    pid: int | None
+    start_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One line of a backtrace.
+
+    ``kind`` is ``call``, ``interrupt`` or ``system call`` (the last two carry the pt_regs in
+    ``registers`` and the name of the entry in ``note``).
+    """
+
+    address: str
+    function: str | None = None
+    offset: int | None = None
+    kind: str = "call"
+    note: str | None = None
+    registers: Mapping[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """``function+0xoffset``, or the bare address where no symbol covers it."""
+        if self.function is None:
+            return f"0x{self.address}"
+        return f"{self.function}+0x{self.offset or 0:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One stop at one side of one probe."""
+
+    number: int
+    probe: str
+    side: Side
+    address: str
+    cpu: int
+    thread: ThreadKey
+    comm: str | None
+    registers: Mapping[str, str | None]
+    fields: Mapping[str, str | None]
+    backtrace: tuple[Frame, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as one object of ``events.jsonl``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The two sides of a probe that belong to one passage of one thread."""
+
+    entry: Event
+    exit: Event
+
+
+def spans(events: Iterable[Event], probe: str) -> list[Span]:
+    """Pair the entries and exits of *probe*, thread by thread, in the order of the exits.
+
+    An entry without exit (the guest ended, the probe disarmed) and an exit without entry (armed in
+    the middle) are left out: neither says anything.
+    """
+    waiting: dict[ThreadKey, Event] = {}
+    found: list[Span] = []
+    for event in events:
+        if event.probe != probe:
+            continue
+        if event.side == "entry":
+            waiting[event.thread] = event
+        elif (entry := waiting.pop(event.thread, None)) is not None:
+            found.append(Span(entry, event))
+    return found
