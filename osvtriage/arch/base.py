@@ -25,9 +25,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """One processor.
-
-    """
+    """One processor, from its instruction set to the programs that emulate and debug it."""
 
     name: str
     debian: str
