@@ -5,7 +5,7 @@ Standard library only: gdb's own Python loads this package too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ class Word:
     elements: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Arch:
     """One processor, from its instruction set to the programs that emulate and debug it."""
 
@@ -51,3 +51,5 @@ class Arch:
     traps: Mapping[int, str]
     system_call_traps: frozenset[int]
     kvm_hosts: frozenset[str]
+    # (code, its address, targets) -> (address, target) of the calls that go to one of them.
+    find_calls: Callable[[bytes, int, frozenset[int]], list[tuple[int, int]]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
+
 from osvtriage.arch.base import Arch, Word
 
 # PowerISA 3.0B, book III, section 3.2.1 (Machine State Register): bit numbers counted from the
@@ -56,6 +59,25 @@ _WORDS = {
     "vscr": Word(32, "vscr"),
 }
 
+
+
+def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple[int, int]]:
+    """The ``bl`` instructions in *code* that go to one of *targets*: (address, target).
+
+    ``bl`` is opcode 18 with AA = 0, LK = 1 and a 24-bit word displacement (PowerISA 3.0B, book I,
+    section 2.4). A few million words are scanned: hence flat comprehensions.
+    """
+    words = array("I", code[: len(code) // 4 * 4])
+    if sys.byteorder == "big":
+        words.byteswap()
+    branches = [(index, word) for index, word in enumerate(words) if word & 0xFC000003 == 0x48000001]
+    reached = (
+        (address + index * 4, address + index * 4 + ((word & 0x03FFFFFC) ^ 0x02000000) - 0x02000000)
+        for index, word in branches
+    )
+    return [(site, target) for site, target in reached if target in targets]
+
+
 PPC64LE = Arch(
     name="ppc64le",
     debian="ppc64el",
@@ -82,4 +104,5 @@ PPC64LE = Arch(
     traps=_TRAPS,
     system_call_traps=frozenset({0xC00, 0x3000}),
     kvm_hosts=frozenset({"ppc64", "ppc64le"}),
+    find_calls=find_calls,
 )

@@ -17,6 +17,23 @@ _WORDS = {
     "mxcsr": Word(32, "mxcsr"),
 }
 
+
+
+def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple[int, int]]:
+    """The ``call rel32`` instructions (E8) in *code* that go to one of *targets*: (address, target).
+
+    A byte E8 inside another instruction can look like one, but hardly with the right displacement.
+    """
+    found = []
+    at = code.find(b"\xe8")
+    while 0 <= at <= len(code) - 5:
+        target = address + at + 5 + int.from_bytes(code[at + 1 : at + 5], "little", signed=True)
+        if target in targets:
+            found.append((address + at, target))
+        at = code.find(b"\xe8", at + 1)
+    return found
+
+
 X86_64 = Arch(
     name="x86_64",
     debian="amd64",
@@ -43,4 +60,5 @@ X86_64 = Arch(
     traps={},
     system_call_traps=frozenset(),
     kvm_hosts=frozenset({"x86_64"}),
+    find_calls=find_calls,
 )

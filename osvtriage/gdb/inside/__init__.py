@@ -1,0 +1,1 @@
+"""What runs inside gdb's own Python: standard library, `gdb`, and osvtriage's plain packages."""

@@ -1,0 +1,1 @@
+"""A QEMU process: its command line, accelerator, console, control socket and supervisor."""

@@ -1,0 +1,81 @@
+"""QMP: what QEMU itself says of the guest. How it ended, and for how long it was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPClient, QMPError
+
+from osvtriage.model.errors import GuestError
+
+# QEMU opens its sockets before it does anything slow; 20 s is for a machine that is swapping.
+CONNECT_LIMIT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """QMP's SHUTDOWN: ``reason`` is QEMU's (guest-shutdown, guest-reset, guest-panic, …)."""
+
+    guest: bool
+    reason: str
+
+
+class Monitor:
+    """A QMP connection that keeps account of the guest's stops."""
+
+    def __init__(self) -> None:
+        self._client = QMPClient("osvtriage")
+        self._listener: asyncio.Task[None] | None = None
+        self._stopped_at: float | None = None
+        self.stops = 0
+        self.stopped_seconds = 0.0
+        self.panicked = False
+        self.shutdown: asyncio.Future[Shutdown] = asyncio.get_running_loop().create_future()
+
+    async def connect(self, path: Path) -> None:
+        """Connect to the QMP socket *path*, which QEMU may not have made yet."""
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT):
+                while True:
+                    # QEMU says nowhere that its socket is there: the connection attempt is the test.
+                    try:
+                        await self._client.connect(str(path))
+                        break
+                    except QMPError:
+                        await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise GuestError(f"QEMU did not open {path} within {CONNECT_LIMIT:g} s") from None
+        self._listener = asyncio.create_task(self._listen(), name="qmp")
+
+    async def _listen(self) -> None:
+        with self._client.listener() as events:
+            async for event in events:
+                self._account(event)
+
+    def _account(self, event: Mapping[str, Any]) -> None:
+        stamp = event.get("timestamp", {})
+        now = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+        name = event["event"]
+        if name == "STOP":
+            self.stops += 1
+            self._stopped_at = now
+        elif name == "RESUME" and self._stopped_at is not None:
+            self.stopped_seconds += now - self._stopped_at
+            self._stopped_at = None
+        elif name == "GUEST_PANICKED":
+            self.panicked = True
+        elif name == "SHUTDOWN" and not self.shutdown.done():
+            data = event.get("data", {})
+            self.shutdown.set_result(Shutdown(data.get("guest", False), data.get("reason", "")))
+
+    async def close(self) -> None:
+        """Disconnect; QEMU may be gone already."""
+        if self._listener is not None:
+            self._listener.cancel()
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await self._client.disconnect()

@@ -1,0 +1,95 @@
+"""Finding the programs that a trial starts: QEMU for a processor, and a gdb that knows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from osvtriage.arch import ARCHES, Arch
+from osvtriage.model.errors import MissingRequirement
+
+# gdb starts in 0.1 s; a machine with every processor busy was never seen to need more than 3 s.
+_GDB_LIMIT_S = 30.0
+
+# Names of BFD (bfd/archures.c) for processors whose `Arch` has no `gdb_architecture`, since it must
+# not be *set* when attaching to their guests; gdb has to *know* it all the same.
+_BFD_NAMES = {"x86_64": "i386:x86-64"}
+
+
+def install_command(*packages: str) -> str:
+    """The command that installs Debian *packages*, as the current user has to type it."""
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}apt-get install --no-install-recommends {' '.join(packages)}"
+
+
+def gdb_architecture(arch: Arch) -> str:
+    """The name that gdb has to know in order to debug *arch*."""
+    return arch.gdb_architecture or _BFD_NAMES.get(arch.name, arch.name)
+
+
+def find_qemu(arch: Arch, override: str | Path | None = None) -> Path:
+    """QEMU's system emulator for *arch*: *override* (a name or a path), or that on the PATH."""
+    if override is not None:
+        return _overridden(override, "QEMU")
+    found = shutil.which(arch.qemu)
+    if found is None:
+        raise MissingRequirement(
+            f"{arch.qemu} was not found on the PATH; it emulates {arch.name} guests.",
+            hint=f"Install it with: {install_command(arch.qemu_package)}",
+        )
+    return Path(found)
+
+
+def find_gdb(arch: Arch | None = None, override: str | Path | None = None) -> Path:
+    """A gdb for *arch* (every processor, where it is ``None``).
+
+    *override* (a name or a path) is taken at its word, gdb-multiarch by its name; a plain gdb is
+    asked, since Debian's knows nothing but the host's own processor.
+    """
+    if override is not None:
+        return _overridden(override, "gdb")
+    if (multiarch := shutil.which("gdb-multiarch")) is not None:
+        return Path(multiarch)
+    wanted = [gdb_architecture(a) for a in (ARCHES.values() if arch is None else (arch,))]
+    hint = f"Install one that does with: {install_command('gdb-multiarch')}"
+    plain = shutil.which("gdb")
+    if plain is None:
+        raise MissingRequirement(
+            "Neither gdb-multiarch nor gdb was found on the PATH.",
+            hint=f"Install it with: {install_command('gdb-multiarch')}",
+        )
+    unknown = [name for name in wanted if not _knows(plain, name)]
+    if unknown:
+        raise MissingRequirement(f"{plain} does not know {' or '.join(unknown)}.", hint=hint)
+    return Path(plain)
+
+
+def _overridden(override: str | Path, what: str) -> Path:
+    found = shutil.which(override)
+    if found is None:
+        raise MissingRequirement(
+            f"{what} was asked for as {override}, which is not a program that can be started.",
+            hint="Give the path of an executable file, or the name of one on the PATH.",
+        )
+    return Path(found)
+
+
+def _knows(gdb: str, architecture: str) -> bool:
+    command = [gdb, "-nx", "-batch", "-ex", f"set architecture {architecture}"]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+            timeout=_GDB_LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    # gdb 13 answers "The target architecture is set to "powerpc:common64"." or "Undefined item: …".
+    return f'is set to "{architecture}"' in done.stdout

@@ -1,0 +1,95 @@
+"""QEMU's command line for one guest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from osvtriage.arch import Arch
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What a guest boots from and on."""
+
+    arch: Arch
+    kernel: Path
+    initrd: Path | None
+    append: str
+    memory: int
+    smp: int
+    accelerator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The unix sockets of one run, in its directory."""
+
+    directory: Path
+
+    @property
+    def gdb(self) -> Path:
+        """The gdb stub. It serves one gdb."""
+        return self.directory / "gdb.sock"
+
+    @property
+    def qmp(self) -> Path:
+        """QMP for osvtriage. A QMP socket serves one client."""
+        return self.directory / "qmp.sock"
+
+    @property
+    def qmp_outside(self) -> Path:
+        """QMP for whoever wants to look from outside."""
+        return self.directory / "qmp-outside.sock"
+
+    @property
+    def console(self) -> Path:
+        """The guest's serial console."""
+        return self.directory / "console.sock"
+
+
+def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
+    """The part of the command line that makes the guest what it is, without its connections.
+
+    No network, no host folder, no display; a reset ends QEMU, so that a panic cannot boot again.
+    """
+    arguments = [str(qemu)]
+    for machine in boot.arch.machine:
+        arguments += ["-M", machine]
+    arguments += ["-accel", boot.accelerator, "-cpu", boot.arch.cpu]
+    arguments += ["-m", str(boot.memory), "-smp", str(boot.smp)]
+    arguments += ["-nodefaults", "-vga", "none", "-display", "none", "-nic", "none", "-no-reboot"]
+    arguments += ["-kernel", str(boot.kernel)]
+    if boot.initrd is not None:
+        arguments += ["-initrd", str(boot.initrd)]
+    return [*arguments, "-append", boot.append]
+
+
+def command_line(qemu: Path, boot: Boot, sockets: Sockets, console_log: Path) -> list[str]:
+    """The whole command line: stopped at reset (-S) until gdb lets the guest go."""
+    return [
+        *machine_arguments(qemu, boot),
+        "-S",
+        *_chardev("gdb", sockets.gdb),
+        "-gdb",
+        "chardev:gdb",
+        *_chardev("qmp", sockets.qmp),
+        "-mon",
+        "chardev=qmp,mode=control",
+        *_chardev("qmp-outside", sockets.qmp_outside),
+        "-mon",
+        "chardev=qmp-outside,mode=control",
+        *_chardev("console", sockets.console, f",logfile={_escaped(console_log)}"),
+        "-serial",
+        "chardev:console",
+    ]
+
+
+def _chardev(name: str, path: Path, more: Sequence[str] | str = "") -> list[str]:
+    return ["-chardev", f"socket,id={name},path={_escaped(path)},server=on,wait=off{more}"]
+
+
+def _escaped(path: Path) -> str:
+    """*path* as an option's value: QEMU's option parser ends a value at a comma, unless doubled."""
+    return str(path).replace(",", ",,")

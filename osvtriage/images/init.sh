@@ -1,0 +1,32 @@
+#!/bin/busybox sh
+# PID 1 of a guest: run the payload, say how it ended, switch the machine off.
+# When PID 1 ends the kernel panics, so nothing here may exit.
+
+# The kernel hands over no PATH that is worth having.
+export PATH=/bin HOME=/ TERM=dumb
+
+# A failure to mount is no failure of the guest: a user's kernel may lack any of these.
+# /proc first, for it shows the payload its own /proc/self.
+mount -t proc -o nosuid,noexec,nodev proc /proc 2>/dev/null
+mount -t sysfs -o nosuid,noexec,nodev sysfs /sys 2>/dev/null
+# Hides this archive's /dev/console and /dev/null with the kernel's own nodes; the console that
+# this shell has open stays open. Where CONFIG_DEVTMPFS is off, the archive's nodes serve.
+mount -t devtmpfs -o nosuid,noexec devtmpfs /dev 2>/dev/null
+
+# What stood after " -- " on the kernel's command line arrives as this script's arguments.
+# A payload that is absent gives 127, as in any shell; one that a signal killed gives 128 + number.
+if [ -x /payload ]; then
+    /payload "$@"
+    status=$?
+else
+    status=127
+fi
+
+# One write, so that no line of the kernel's lands inside. osvtriage waits for this line.
+echo "osvtriage: exit status=$status"
+
+# Not plain poweroff: without -f it asks PID 1, which is this script, and waits for ever.
+poweroff -f
+# A kernel without a way to switch off (no firmware call for it): stop the CPUs instead.
+halt -f
+while :; do sleep 3600; done

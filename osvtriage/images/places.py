@@ -1,0 +1,31 @@
+"""Where osvtriage keeps what it makes: one cache directory and one data directory per user.
+
+The cache holds what can be made again (images from packages, compiled payloads, initramfs). The
+data directory holds what only the user has (kernels that were added).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CACHE_VARIABLE = "OSVTRIAGE_CACHE"
+DATA_VARIABLE = "OSVTRIAGE_DATA"
+
+
+def cache_directory() -> Path:
+    """The cache directory, which need not exist yet. ``OSVTRIAGE_CACHE`` moves it."""
+    if override := os.environ.get(CACHE_VARIABLE):
+        return Path(override).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("osvtriage")
+
+
+def data_directory() -> Path:
+    """The data directory, which need not exist yet. ``OSVTRIAGE_DATA`` moves it."""
+    if override := os.environ.get(DATA_VARIABLE):
+        return Path(override).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("osvtriage")

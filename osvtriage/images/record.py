@@ -1,0 +1,155 @@
+"""What is known of an image that was made: the files, where they came from, their sums.
+
+``image.json`` beside an image's files is its record. It holds a stamp of every file (sum, size,
+modification time, inode), so that a later run can tell an untouched file without reading 47 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from osvtriage.images.atomic import new_file
+
+SCHEMA = "osvtriage.built-image/1"
+RECORD = "image.json"
+
+Origin = Literal["debian", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A Debian package that went into an image; ``sha256`` is that of the .deb file."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image whose files are on this machine. ``memory`` is in MiB."""
+
+    name: str
+    system: str
+    arch: str
+    kernel: Path
+    busybox: Path
+    memory: int
+    append: str
+    kernel_version: str
+    kernel_sha256: str
+    busybox_sha256: str
+    packages: tuple[Package, ...]
+    origin: Origin
+    built: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The image as ``images build --json`` prints it; a superset of ``image`` in run.json."""
+        record = asdict(self)
+        record["kernel"] = str(self.kernel)
+        record["busybox"] = str(self.busybox)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A file as it was when it was recorded."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path, sha256: str | None = None) -> Self:
+        """The stamp of *path* now; its sum is computed unless it is known."""
+        status = path.stat()
+        return cls(sha256 or file_sha256(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The contents of ``image.json``. ``files`` maps names in its directory to their stamps.
+
+    ``wanted`` maps the packages that the manifest names to the sums they had in the archive: when
+    these are still the newest, the image is.
+    """
+
+    system: str
+    arch: str
+    memory: int
+    append: str
+    kernel_version: str
+    origin: Origin
+    built: str
+    packages: tuple[Package, ...]
+    wanted: Mapping[str, str]
+    files: Mapping[str, Stamp]
+
+    def write(self, directory: Path) -> None:
+        """Write the record into *directory*."""
+        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
+        with new_file(directory / RECORD) as file:
+            file.write(text.encode())
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """The record in *directory*.
+
+        Raises:
+            ValueError: it is not a record. ``OSError`` where it cannot be read.
+        """
+        data = json.loads((directory / RECORD).read_bytes())
+        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+            raise ValueError(f"{directory / RECORD} is not of schema {SCHEMA}")
+        try:
+            data["packages"] = tuple(Package(**package) for package in data["packages"])
+            data["files"] = {name: Stamp(**stamp) for name, stamp in data["files"].items()}
+            return cls(**data)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{directory / RECORD} lacks a field: {error}") from error
+
+
+def damage(directory: Path, record: Record, *, thorough: bool = False) -> list[str]:
+    """What is wrong with the recorded files, one sentence each.
+
+    A file whose stamp is untouched is trusted; one that was touched, or every one if *thorough*, is
+    read again.
+    """
+    return [
+        problem
+        for name, stamp in record.files.items()
+        if (problem := _file_damage(directory / name, stamp, thorough))
+    ]
+
+
+def _file_damage(path: Path, stamp: Stamp, thorough: bool) -> str | None:
+    try:
+        status = path.stat()
+        if status.st_size != stamp.size:
+            return f"{path} has {status.st_size} bytes; it had {stamp.size} when it was made"
+        if not thorough and (status.st_mtime_ns, status.st_ino) == (stamp.mtime_ns, stamp.inode):
+            return None
+        if (seen := file_sha256(path)) != stamp.sha256:
+            return f"{path} has SHA-256 {seen}; it had {stamp.sha256} when it was made"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return None
+
+
+def touched(directory: Path, record: Record) -> bool:
+    """Whether a recorded file has another modification time or inode than when it was recorded."""
+    return any(
+        Stamp.of(directory / name, stamp.sha256) != stamp for name, stamp in record.files.items()
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The files that users write: recipes and image manifests. Loading one runs no code from it."""

@@ -1,0 +1,188 @@
+"""The recipe: one bug, as data.
+
+A recipe says where to look (``[[probe]]``), what must hold there (``[[check]]``), how to provoke it
+(``[workload]``), how to bring it back or leave it (``[[patch]]``, ``[[variant]]``), and which verdict
+each variant must give.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from osvtriage.model.verdict import Verdict
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]
+Symbol = Annotated[str, Field(pattern=r"^[A-Za-z_.$][A-Za-z0-9_.$]*$", max_length=200)]
+
+AS_IS = "as-is"
+
+
+class Table(BaseModel):
+    """A TOML table: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Call(Table):
+    """Every call of ``to``: before it is the probe's entry, after it the exit.
+
+    ``inside`` and ``not_in`` name calling functions; the compiler's parts of one (``f.part.0``,
+    ``f.isra.0``, ``f.cold``) count as the function.
+    """
+
+    to: Symbol
+    inside: tuple[Symbol, ...] = ()
+    not_in: tuple[Symbol, ...] = ()
+
+
+class Arm(Table):
+    """Arm a probe for ``stops`` stops each time the probe ``after`` was passed."""
+
+    after: Name
+    stops: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+class Probe(Table):
+    """One place of interest. Exactly one of ``call`` and ``function`` says where."""
+
+    name: Name
+    call: Call | None = None
+    function: Symbol | None = None
+    until_after_call: Symbol | None = None
+    registers: tuple[Name, ...] = ()
+    fields: tuple[str, ...] = ()
+    arm: Arm | None = None
+    required: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1)] = 100
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.call is None) == (self.function is None):
+            raise ValueError("a probe needs exactly one of `call` and `function`")
+        if self.until_after_call is not None and self.function is None:
+            raise ValueError("`until_after_call` goes with `function`")
+        if self.optional and self.required:
+            raise ValueError("a probe that is `optional` cannot be `required`")
+        return self
+
+
+class Check(BaseModel):
+    """One check; every key but ``kind`` is a parameter of that kind of check."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: Name
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The keys that belong to the kind of check."""
+        return dict(self.model_extra or {})
+
+
+class Replacement(Table):
+    """The instruction word that takes the place of the ``index``-th instruction found."""
+
+    index: Annotated[int, Field(ge=0)]
+    word: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+    instruction: str
+
+
+class Patch(Table):
+    """A change of a kernel file, found by its disassembly.
+
+    ``find`` and ``never_had`` are one regular expression an instruction, matched whole against
+    ``mnemonic operands``. A function that has the shape ``never_had`` needs no patch.
+    """
+
+    name: Name
+    functions: tuple[Symbol, ...]
+    find: tuple[str, ...]
+    replace: Replacement
+    never_had: tuple[str, ...] = ()
+
+    @field_validator("find", "never_had")
+    @classmethod
+    def _are_regular_expressions(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return patterns
+
+    @model_validator(mode="after")
+    def _index_fits(self) -> Self:
+        if self.replace.index >= len(self.find):
+            raise ValueError("`replace.index` points past the end of `find`")
+        return self
+
+
+class Workload(Table):
+    """What runs in the guest, and for how many seconds at most after it has booted."""
+
+    payload: Name | None = None
+    arguments: tuple[str, ...] = ()
+    limit: Annotated[float, Field(gt=0)] = 300.0
+
+
+class Variant(Table):
+    """One way to run the recipe, with the verdict that it must give on a stock image."""
+
+    name: Name
+    title: str
+    expect: Literal["reproduced", "clean"]
+    patch: tuple[Name, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that ``osvtriage verify`` demands of this variant."""
+        return Verdict(self.expect)
+
+
+class Recipe(Table):
+    """A whole recipe file."""
+
+    schema_: Literal["osvtriage.recipe/1"] = Field(alias="schema")
+    name: Name
+    title: str
+    about: str = ""
+    references: tuple[str, ...] = ()
+    system: Literal["linux"]
+    arch: Literal["ppc64le", "x86_64"]
+    image: Name
+    workload: Workload
+    probe: tuple[Probe, ...] = Field(min_length=1)
+    check: tuple[Check, ...] = Field(min_length=1)
+    patch: tuple[Patch, ...] = ()
+    variant: tuple[Variant, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        probes = [probe.name for probe in self.probe]
+        patches = [patch.name for patch in self.patch]
+        variants = [variant.name for variant in self.variant]
+        for what, names in (("probe", probes), ("patch", patches), ("variant", variants)):
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"two of [[{what}]] are named {min(twice)!r}")
+        for probe in self.probe:
+            if probe.arm is not None and probe.arm.after not in probes:
+                raise ValueError(f"[[probe]] {probe.name!r} arms after the unknown {probe.arm.after!r}")
+        for variant in self.variant:
+            if unknown := set(variant.patch) - set(patches):
+                raise ValueError(f"[[variant]] {variant.name!r} names the unknown patch {min(unknown)!r}")
+        as_is = next((variant for variant in self.variant if variant.name == AS_IS), None)
+        if as_is is None or as_is.patch or as_is.arguments:
+            raise ValueError(f"the variant {AS_IS!r} must be there, and change nothing")
+        verdicts = {variant.expect for variant in self.variant}
+        if verdicts != {"reproduced", "clean"}:
+            raise ValueError("a recipe needs a variant that reproduces and one that is clean: its controls")
+        return self
+
+    def get_variant(self, name: str) -> Variant | None:
+        """The variant of that name."""
+        return next((variant for variant in self.variant if variant.name == name), None)

@@ -1,0 +1,246 @@
+"""A kernel's ELF file: its symbols and its bytes by virtual address."""
+
+from __future__ import annotations
+
+import bisect
+import mmap
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from osvtriage.arch import Arch
+from osvtriage.model.errors import SymbolError
+from osvtriage.model.event import Frame
+
+# st_info's low nibble (System V ABI, chapter 4): NOTYPE is what assembler labels without .type have.
+_NOTYPE, _OBJECT, _FUNC = 0, 1, 2
+_SHF_EXECINSTR = 0x4
+# What gcc and clang append to the name of a function that they clone, split or move.
+_COMPILER_SUFFIX = re.compile(
+    r"\.(part|isra|constprop|cold|localalias|llvm|specialized|lto_priv)(\.|$).*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A symbol. ``entry`` is where a call lands: past the TOC set-up on ppc64 ELFv2."""
+
+    name: str
+    address: int
+    size: int
+    entry: int
+
+    @property
+    def end(self) -> int:
+        """The first address behind it."""
+        return self.address + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section that has bytes in the file."""
+
+    name: str
+    address: int
+    offset: int
+    size: int
+    executable: bool
+
+
+class ElfImage:
+    """An ELF file that is mapped read-only; use as a context manager.
+
+    Raises:
+        SymbolError: the file is no ELF file of the processor, or has no symbol table.
+    """
+
+    def __init__(self, path: Path, arch: Arch) -> None:
+        self.path = path
+        self.arch = arch
+        self._file = path.open("rb")
+        try:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._read_tables()
+        except (ELFError, ValueError, struct.error, IndexError) as error:
+            self._file.close()
+            raise SymbolError(f"{path} cannot be read as an ELF file: {error}") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._map.close()
+        self._file.close()
+
+    def _read_tables(self) -> None:
+        elf = ELFFile(self._file)
+        if elf["e_machine"] != self.arch.elf_machine:
+            raise SymbolError(f"{self.path} is for {elf['e_machine']}, not for {self.arch.name}")
+        order = "<" if self.arch.byte_order == "little" else ">"
+        sections: list[Section | None] = []
+        table = None
+        for section in elf.iter_sections():
+            if section["sh_type"] == "SHT_SYMTAB":
+                table = section
+            present = section["sh_type"] != "SHT_NOBITS" and section["sh_addr"]
+            sections.append(
+                Section(
+                    section.name,
+                    section["sh_addr"],
+                    section["sh_offset"],
+                    section["sh_size"],
+                    bool(section["sh_flags"] & _SHF_EXECINSTR),
+                )
+                if present
+                else None
+            )
+        if table is None:
+            raise SymbolError(
+                f"{self.path} has no symbol table (.symtab)",
+                "use the unstripped vmlinux of the build",
+            )
+        self.sections = tuple(section for section in sections if section)
+        strings = elf.get_section(table["sh_link"]).data()
+        self._index(order, table.data(), strings, sections)
+
+    def _index(
+        self, order: str, table: bytes, strings: bytes, sections: list[Section | None]
+    ) -> None:
+        # struct over the raw table: 0.07 s for a kernel's 106,000 symbols, where pyelftools' own
+        # iteration takes seconds. This is paid on every run.
+        is_ppc64 = self.arch.elf_machine == "EM_PPC64"
+        code: dict[int, tuple[int, str, int, int]] = {}
+        self._by_name: dict[str, list[tuple[int, int, int]]] = {}
+        for name_at, info, other, section_index, value, size in struct.iter_unpack(
+            order + "IBBHQQ", table
+        ):
+            kind = info & 0xF
+            if kind not in (_NOTYPE, _OBJECT, _FUNC) or not value or not name_at:
+                continue
+            name = strings[name_at : strings.index(b"\0", name_at)].decode("ascii", "replace")
+            entry = value + (_local_entry_offset(other) if is_ppc64 else 0)
+            self._by_name.setdefault(name, []).append((value, size, entry))
+            section = sections[section_index] if section_index < len(sections) else None
+            if section is None or not section.executable or kind == _OBJECT:
+                continue
+            # Where several names share an address, a typed and sized one tells more.
+            rank = (kind == _FUNC) * 2 + bool(size)
+            known = code.get(value)
+            if known is None or rank > known[0]:
+                code[value] = (rank, name, size, entry)
+        self._starts = sorted(code)
+        self._code = code
+
+    def functions(self, name: str) -> list[Symbol]:
+        """Every function of that name, with the compiler's parts of it, in address order."""
+        found = [
+            self._symbol(candidate, *entry)
+            for candidate, entries in self._by_name.items()
+            if candidate == name
+            or (candidate.startswith(name + ".") and _COMPILER_SUFFIX.sub("", candidate) == name)
+            for entry in entries
+        ]
+        return sorted(found, key=lambda symbol: symbol.address)
+
+    def symbol(self, name: str) -> Symbol:
+        """The one symbol of that name.
+
+        Raises:
+            SymbolError: there is none, or several, by that exact name.
+        """
+        entries = self._by_name.get(name, [])
+        if len(entries) != 1:
+            found = "has no symbol" if not entries else f"has {len(entries)} symbols named"
+            raise SymbolError(f"{self.path} {found} {name!r}")
+        return self._symbol(name, *entries[0])
+
+    def _symbol(self, name: str, address: int, size: int, entry: int) -> Symbol:
+        if not size and address in self._code:
+            # An assembler label: it reaches to the next one.
+            after = bisect.bisect_right(self._starts, address)
+            end = self._starts[after] if after < len(self._starts) else address
+            size = end - address
+        return Symbol(name, address, size, entry)
+
+    def containing(self, address: int) -> Symbol | None:
+        """The function that covers *address*."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0:
+            return None
+        start = self._starts[index]
+        _rank, name, size, entry = self._code[start]
+        symbol = self._symbol(name, start, size, entry)
+        return symbol if address < symbol.end else None
+
+    def belongs_to(self, address: int, function: str) -> bool:
+        """Whether *address* lies in *function* or in a part of it that the compiler split off."""
+        symbol = self.containing(address)
+        return symbol is not None and (
+            symbol.name == function or _COMPILER_SUFFIX.sub("", symbol.name) == function
+        )
+
+    def name_frame(self, frame: Frame) -> Frame:
+        """*frame* with its function and offset filled in.
+
+        A return address is looked up one byte before: a call can be a function's last instruction.
+        """
+        address = int(frame.address, 16)
+        symbol = self.containing(address - 1 if frame.kind == "return" else address)
+        kind = "call" if frame.kind == "return" else frame.kind
+        if symbol is None:
+            return Frame(frame.address, None, None, kind, frame.note, frame.registers)
+        offset = address - symbol.address
+        return Frame(frame.address, symbol.name, offset, kind, frame.note, frame.registers)
+
+    def read(self, address: int, size: int) -> bytes:
+        """*size* bytes at virtual *address*.
+
+        Raises:
+            SymbolError: the file has no bytes there.
+        """
+        offset = self.file_offset(address, size)
+        return self._map[offset : offset + size]
+
+    def file_offset(self, address: int, size: int) -> int:
+        """Where in the file the *size* bytes at virtual *address* are."""
+        for section in self.sections:
+            if section.address <= address and address + size <= section.address + section.size:
+                return section.offset + address - section.address
+        raise SymbolError(f"{self.path} has no bytes for address {address:#x}")
+
+    def string(self, name: str) -> bytes:
+        """The NUL-terminated string that symbol *name* labels, at most 1 KiB."""
+        symbol = self.symbol(name)
+        offset = self.file_offset(symbol.address, 1)
+        raw = self._map[offset : offset + 1024]
+        return raw[: raw.index(b"\0")] if b"\0" in raw else raw
+
+    def calls(self, targets: frozenset[int]) -> dict[int, list[int]]:
+        """For each of *targets* the addresses of the call instructions that go to it."""
+        found: dict[int, list[int]] = {target: [] for target in targets}
+        for section in self.sections:
+            if section.executable:
+                code = self._map[section.offset : section.offset + section.size]
+                for address, target in self.arch.find_calls(code, section.address, targets):
+                    found[target].append(address)
+        return found
+
+
+def _local_entry_offset(other: int) -> int:
+    """The distance from a function's global to its local entry: ELFv2 ABI, section 3.4.1."""
+    bits = other >> 5
+    return ((1 << bits) >> 2) << 2 if bits > 1 else 0

@@ -1,0 +1,55 @@
+"""Linux: where in a task the things are that probes ask for by name.
+
+A *path* is a list of offsets from ``current``: all but the last are followed as pointers. The offsets
+come from the kernel's own code (:mod:`osvtriage.symbols.linux`); this module only says how they
+combine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).
+COMM_BYTES = 16
+# What the first task is called in its initialiser (INIT_TASK_COMM, include/linux/init_task.h).
+FIRST_COMM = b"swapper\0"
+# Called once the kernel is up, just before the first user program: all its self-modification at boot
+# (feature fixups, ftrace, alternatives) is done, no user task exists yet. fs/exec.c, since v5.8.
+LAST_BOOT_FUNCTION = "kernel_execve"
+# The string in every kernel that names its exact build, init/version.c.
+BANNER = "linux_banner"
+
+# struct pt_regs on powerpc up to `dsisr` is user ABI: arch/powerpc/include/uapi/asm/ptrace.h.
+PPC_PT_REGS = {"nip": 256, "msr": 264, "ctr": 280, "link": 288, "xer": 296, "ccr": 304}
+PPC_PT_REGS |= {"softe": 312, "trap": 320, "dar": 328, "dsisr": 336}
+PPC_PT_REGS_BYTES = 352
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPath:
+    """A field of the current task: the path to it, and its size in bytes."""
+
+    path: tuple[int, ...]
+    size: int
+
+
+def task_fields(offsets: Mapping[str, int]) -> dict[str, FieldPath]:
+    """Every field that a recipe can name, for the *offsets* that are known of this kernel."""
+    fields = {
+        "comm": FieldPath((offsets["comm"],), COMM_BYTES),
+        "pid": FieldPath((offsets["pid"],), 4),
+        "start_time": FieldPath((offsets["start_time"],), 8),
+    }
+    if "thread.fp_state" in offsets:
+        fp_state = offsets["thread"] + offsets["thread.fp_state"]
+        vr_state = offsets["thread"] + offsets["thread.vr_state"]
+        regs = offsets["thread"] + offsets["thread.regs"]
+        fields |= {f"thread.fp_state.fpr[{n}]": FieldPath((fp_state + 16 * n,), 16) for n in range(32)}
+        fields |= {f"thread.vr_state.vr[{n}]": FieldPath((vr_state + 16 * n,), 16) for n in range(32)}
+        fields |= {f"thread.regs.{name}": FieldPath((regs, at), 8) for name, at in PPC_PT_REGS.items()}
+        # The status words follow the 32 registers: struct thread_fp_state and thread_vr_state,
+        # arch/powerpc/include/asm/processor.h. The VSCR lies in the low word of a quadword.
+        fields["thread.fp_state.fpscr"] = FieldPath((fp_state + offsets["fpscr"],), 8)
+        fields["thread.vr_state.vscr"] = FieldPath((vr_state + 16 * 32,), 4)
+    return fields

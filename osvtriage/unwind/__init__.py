@@ -1,0 +1,1 @@
+"""Backtraces that cross exception entries. Standard library only: it also runs inside gdb."""

@@ -1,0 +1,88 @@
+"""The powerpc back-chain: every frame's first doubleword points to its caller's frame.
+
+ELFv2 ABI, section 2.2.2: the caller's frame holds the return address at +16. The kernel marks a frame
+that holds a pt_regs with the word "regshere", 16 bytes before it (STACK_FRAME_REGS_MARKER,
+arch/powerpc/include/asm/ptrace.h); where in the frame has moved with versions, so it is searched for.
+gdb's own `bt` stops after two frames here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from osvtriage.arch import Arch
+from osvtriage.model.event import Frame
+from osvtriage.systems.linux import PPC_PT_REGS, PPC_PT_REGS_BYTES
+
+_LR_SAVE = 16
+_MARKER = int.from_bytes(b"regshere", "big").to_bytes(8, "little")
+# The marker follows the frame's header, which is 32 bytes (since v6.2) or 112 long.
+_HEADER_BYTES = 128
+# Kernel stacks are 16 or 32 KiB (CONFIG_THREAD_SHIFT up to 15) and interrupts have one of their own.
+_MOST_FRAMES = 64
+
+Read = Callable[[int, int], bytes | None]
+
+
+def walk(
+    arch: Arch, read: Read, pc: int, sp: int, link: int | None = None, limit: int = _MOST_FRAMES
+) -> list[Frame]:
+    """The frames from *pc* outward, until user mode, the chain's end, or implausible memory.
+
+    Args:
+        read: ``(address, size)`` to the guest's bytes, or ``None`` where nothing can be read.
+        link: the link register, when the function has not made its frame yet (at its entry).
+
+    Returns:
+        Frames without names. A ``return`` frame's address is the one to return to; an ``interrupt``
+        or ``system call`` frame's is the interrupted one, its registers are the pt_regs.
+    """
+    frames = [Frame(f"{pc:016x}")]
+    if link is not None:
+        frames.append(Frame(f"{link:016x}", kind="return"))
+    while len(frames) < limit:
+        caller = _word(read, sp)
+        if not caller or caller <= sp:
+            break
+        if (back := _word(read, caller + _LR_SAVE)) is None:
+            break
+        frames.append(Frame(f"{back:016x}", kind="return"))
+        sp = caller
+        entry = _exception(arch, read, sp)
+        if entry is None:
+            continue
+        frames.append(entry)
+        assert entry.registers is not None
+        if int(entry.registers["msr"], 16) & arch.msr_bits["PR"]:
+            break
+        frames.append(Frame(entry.registers["link"], kind="return"))
+        sp = _word(read, sp) or 0
+        # The interrupted function's own frame: its caller's address was the link register's or is
+        # in the next frame; the walk goes on from there.
+    return frames
+
+
+def _exception(arch: Arch, read: Read, sp: int) -> Frame | None:
+    header = read(sp, _HEADER_BYTES)
+    at = header.find(_MARKER) if header else -1
+    if at < 0 or at % 8:
+        return None
+    raw = read(sp + at + 16, PPC_PT_REGS_BYTES)
+    if raw is None:
+        return None
+
+    def word(offset: int) -> str:
+        return f"{int.from_bytes(raw[offset : offset + 8], 'little'):016x}"
+
+    registers = {f"r{n}": word(8 * n) for n in range(32)}
+    registers |= {name: word(offset) for name, offset in PPC_PT_REGS.items()}
+    trap = int(registers["trap"], 16) & ~0xF
+    kind = "system call" if trap in arch.system_call_traps else "interrupt"
+    mode = "user" if int(registers["msr"], 16) & arch.msr_bits["PR"] else "kernel"
+    note = f"{arch.traps.get(trap, 'unknown trap')} (0x{trap:x}), from {mode} mode"
+    return Frame(registers["nip"], kind=kind, note=note, registers=registers)
+
+
+def _word(read: Read, address: int) -> int | None:
+    raw = read(address, 8)
+    return None if raw is None else int.from_bytes(raw, "little")
