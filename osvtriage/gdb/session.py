@@ -91,6 +91,9 @@ class MiSession:
         record = gdbmiparser.parse_response(text)
         kind, payload = record["type"], record["payload"]
         if kind == "result":
+            if record["message"] == "running":
+                # A stop that was reported before (attaching makes one) is not the stop to wait for.
+                self.stops = asyncio.Queue()
             answer = self._answers.get(record["token"] or 0)
             if answer is not None and not answer.done():
                 answer.set_result(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
@@ -23,22 +22,26 @@ class Console:
     """A connection to the console's socket."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._spawn: fdpexpect.fdspawn | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def connect(self, path: Path) -> None:
         """Connect before the guest runs, so that nothing that it prints is lost."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.connect(str(path))
+            connection.connect(str(path))
         except OSError as error:
+            connection.close()
             raise GuestError(f"cannot connect to the console {path}: {error.strerror}") from error
+        self._spawn = fdpexpect.fdspawn(connection.detach(), timeout=None)
 
     async def lines(self) -> AsyncIterator[str]:
         """Every line the guest prints, without its end, until QEMU closes the console.
 
         Bytes that are not UTF-8 become U+FFFD; control characters stay: what shows a line escapes it.
         """
-        spawn = fdpexpect.fdspawn(self._socket.fileno(), timeout=None, encoding=None)
+        spawn = self._spawn
+        assert spawn is not None
         patterns = spawn.compile_pattern_list([rb"\r*\n", rb".{%d}" % _LONGEST_LINE, pexpect.EOF])
         while True:
             matched = await spawn.expect_list(patterns, timeout=None, async_=True)
@@ -52,15 +55,10 @@ class Console:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
-
-
-async def drain(lines: AsyncIterator[str], limit: float) -> list[str]:
-    """What is still to be read of *lines* once QEMU has ended, within *limit* seconds."""
-    rest: list[str] = []
-    try:
-        async with asyncio.timeout(limit):
-            rest += [line async for line in lines]
-    except TimeoutError:
-        pass
-    return rest
+        if self._spawn is None:
+            return
+        # pexpect leaves its event-loop transport open; closing that closes the descriptor too.
+        if self._spawn.async_pw_transport:
+            self._spawn.async_pw_transport[1].close()
+        else:
+            self._spawn.close()

@@ -35,6 +35,7 @@ class Monitor:
         self.stops = 0
         self.stopped_seconds = 0.0
         self.panicked = False
+        self.version: str | None = None
         self.shutdown: asyncio.Future[Shutdown] = asyncio.get_running_loop().create_future()
 
     async def connect(self, path: Path) -> None:
@@ -50,6 +51,10 @@ class Monitor:
                         await asyncio.sleep(0.01)
         except TimeoutError:
             raise GuestError(f"QEMU did not open {path} within {CONNECT_LIMIT:g} s") from None
+        answer = await self._client.execute("query-version")
+        assert isinstance(answer, dict)
+        number = answer["qemu"]
+        self.version = f"{number['major']}.{number['minor']}.{number['micro']}{answer['package']}"
         self._listener = asyncio.create_task(self._listen(), name="qmp")
 
     async def _listen(self) -> None:

@@ -153,12 +153,11 @@ class Archive:
         waiting = [(0, name)]
         seen = {name}
         source = None
-        while waiting and len(seen) <= _PACKAGES_LOOKED_INTO:
-            _, current = heapq.heappop(waiting)
-            candidate = self.newest(current)
+        for _ in range(_PACKAGES_LOOKED_INTO):
+            if not waiting:
+                break
+            candidate = self.newest(heapq.heappop(waiting)[1])
             source = source or candidate.source
-            if candidate.source != source:
-                continue
             if self.fetch_file(candidate, KERNEL_FILE, destination, scratch):
                 return candidate
             for dependency in candidate.depends:

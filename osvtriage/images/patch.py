@@ -57,7 +57,10 @@ def apply(
     """
     with ElfImage(kernel, arch) as elf:
         changes = [
-            change for patch in patches for name in patch.functions for change in _find(elf, patch, name)
+            change
+            for patch in patches
+            for name in patch.functions
+            for change in _find(elf, patch, name)
         ]
     records = tuple(change.record for change in changes)
     real = [change for change in changes if change.code]

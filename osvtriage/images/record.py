@@ -6,14 +6,16 @@ modification time, inode), so that a later run can tell an untouched file withou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from osvtriage.images.atomic import new_file
+from osvtriage.model.errors import ImageError
 
 SCHEMA = "osvtriage.built-image/1"
 RECORD = "image.json"
@@ -142,11 +144,19 @@ def _file_damage(path: Path, stamp: Stamp, thorough: bool) -> str | None:
     return None
 
 
-def touched(directory: Path, record: Record) -> bool:
-    """Whether a recorded file has another modification time or inode than when it was recorded."""
-    return any(
-        Stamp.of(directory / name, stamp.sha256) != stamp for name, stamp in record.files.items()
-    )
+def renewed(directory: Path, record: Record) -> Record:
+    """*record* with the stamps that its files have now; call it where :func:`damage` found none.
+
+    A restored backup has other inodes: the sums need computing once, not in every later run.
+    """
+    files = {name: Stamp.of(directory / name, old.sha256) for name, old in record.files.items()}
+    if files == record.files:
+        return record
+    current = replace(record, files=files)
+    # A read-only directory serves as well, only slower.
+    with contextlib.suppress(ImageError, OSError):
+        current.write(directory)
+    return current
 
 
 def file_sha256(path: Path) -> str:

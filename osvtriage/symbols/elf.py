@@ -83,6 +83,10 @@ class ElfImage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the file."""
         self._map.close()
         self._file.close()
 

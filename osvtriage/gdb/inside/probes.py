@@ -12,12 +12,10 @@ import traceback
 import gdb
 
 from osvtriage.arch import ARCHES, Arch
+from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX
 from osvtriage.model.event import Event, Frame, Side, ThreadKey
 from osvtriage.model.plan import Field, GdbPlan, ProbePlan
 from osvtriage.unwind import backchain
-
-EVENT_PREFIX = "osvtriage-event "
-FAILURE_PREFIX = "osvtriage-failure "
 
 
 class _Stop(gdb.Breakpoint):  # type: ignore[misc]

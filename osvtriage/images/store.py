@@ -1,0 +1,350 @@
+"""The images of this machine: those of the shipped manifests, and kernels that the user added.
+
+An image with a manifest is made in the cache (see :mod:`osvtriage.images.build`). A kernel that was
+added lies in the data directory, in ``images/NAME/``, and borrows busybox from the image of its
+processor that is marked ``default``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from osvtriage.arch import ARCHES
+from osvtriage.images.atomic import discard, new_directory, sweep
+from osvtriage.images.build import (
+    BUSYBOX,
+    KERNEL,
+    build_image,
+    current_result,
+    lock_file,
+    results_directory,
+    timestamp,
+)
+from osvtriage.images.initramfs import make_initramfs
+from osvtriage.images.kernel import check_kernel
+from osvtriage.images.lock import locked
+from osvtriage.images.places import data_directory
+from osvtriage.images.progress import Progress, silent
+from osvtriage.images.record import Image, Origin, Record, Stamp, damage, renewed
+from osvtriage.model.errors import ImageError, UsageError
+from osvtriage.recipe.image import IMAGE_NAME, IMAGE_NAME_LENGTH, ImageManifest
+from osvtriage.recipe.shipped import images_directory
+from osvtriage.recipe.tomlfile import load
+
+State = Literal["ready", "not built", "damaged"]
+
+
+class NotBuilt(ImageError):
+    """The image's manifest is there, its files are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSummary:
+    """One line of ``osvtriage images list``. ``size`` is what its files take here, in bytes."""
+
+    name: str
+    title: str
+    system: str
+    arch: str
+    origin: Origin
+    state: State
+    default: bool
+    kernel_version: str | None
+    built: str | None
+    size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as ``images list --json`` prints it."""
+        return asdict(self)
+
+
+class ImageStore:
+    """Finds, makes, adds and checks images. Nothing is read before it is asked for."""
+
+    def list(self) -> list[ImageSummary]:
+        """Every image there is, built or not: those with manifests first, each kind by name."""
+        return [self.summary(name) for name in (*shipped_names(), *added_names())]
+
+    def summary(self, name: str) -> ImageSummary:
+        """One line on the image *name*, whatever state it is in."""
+        manifest = None if name in added_names() else _manifest(name)
+        record: Record | None = None
+        state: State
+        try:
+            directory, record = _record(name)
+            state = "damaged" if damage(directory, record) else "ready"
+        except NotBuilt:
+            state = "not built"
+        except ImageError:
+            state = "damaged"
+        about = manifest or record
+        return ImageSummary(
+            name=name,
+            title=manifest.title if manifest else "a kernel that was added",
+            system=about.system if about else "linux",
+            arch=about.arch if about else "unknown",
+            origin="debian" if manifest else "user",
+            state=state,
+            default=bool(manifest and manifest.default),
+            kernel_version=record.kernel_version if record else None,
+            built=record.built if record else None,
+            size=sum(stamp.size for stamp in record.files.values()) if record else 0,
+        )
+
+    def get(self, name: str) -> Image:
+        """The image *name*.
+
+        Raises:
+            UsageError: there is none of that name.
+            NotBuilt: its files, or those that it borrows, are still to be made.
+            ImageError: its files were changed or lost.
+        """
+        directory, record = _sound_record(name)
+        lender_directory, lender = directory, record
+        if BUSYBOX not in record.files:
+            lender_directory, lender = _sound_record(_userland(record.arch).name)
+        return Image(
+            name=name,
+            system=record.system,
+            arch=record.arch,
+            kernel=directory / KERNEL,
+            busybox=lender_directory / BUSYBOX,
+            memory=record.memory,
+            append=record.append,
+            kernel_version=record.kernel_version,
+            kernel_sha256=record.files[KERNEL].sha256,
+            busybox_sha256=lender.files[BUSYBOX].sha256,
+            packages=record.packages,
+            origin=record.origin,
+            built=record.built,
+        )
+
+    def ensure(self, name: str, progress: Progress = silent) -> Image:
+        """The image *name*, with what it needs made first where that is still to be done.
+
+        A damaged image is not made again unasked: how it was damaged may be worth a look.
+        """
+        try:
+            return self.get(name)
+        except NotBuilt:
+            if name in added_names():
+                self.build(_userland(_record(name)[1].arch).name, progress=progress)
+                return self.get(name)
+            return self.build(name, progress=progress)
+
+    def build(self, name: str, *, update: bool = False, progress: Progress = silent) -> Image:
+        """Make the image *name* from its manifest, where it is not built or is damaged.
+
+        With *update*, also where the archive has newer packages.
+        """
+        if name in added_names():
+            raise UsageError(
+                f"{name} is a kernel that was added: there is nothing to build it from",
+                hint=f"to replace it, `osvtriage images remove {name}`, then `images add`",
+            )
+        manifest = _manifest(name)
+        with locked(lock_file(name), f"building {name}", progress):
+            if not update:
+                with contextlib.suppress(ImageError):
+                    return self.get(name)
+            build_image(manifest, progress)
+        return self.get(name)
+
+    def add(
+        self,
+        name: str,
+        system: str,
+        arch: str,
+        kernel: Path,
+        append: str | None = None,
+        memory: int | None = None,
+    ) -> ImageSummary:
+        """Copy a kernel of the user's own into the data directory, as the image *name*.
+
+        *append* and *memory* (MiB) are the default image's of that processor, unless given. The
+        busybox that it borrows need not be there yet: :meth:`ensure` sees to that.
+        """
+        _check_new_name(name)
+        userland = _userland(arch)
+        if system != userland.system:
+            raise UsageError(f"there is no userland for {system} on {arch}")
+        checked = check_kernel(kernel, ARCHES[arch])
+        target = _added_directory(name)
+        with locked(target.parent / ".lock", f"adding {name}", silent):
+            _check_new_name(name)
+            sweep(target.parent)
+            with new_directory(target) as scratch:
+                shutil.copyfile(kernel, scratch / KERNEL)
+                stamp = Stamp.of(scratch / KERNEL)
+                if stamp.sha256 != checked.sha256:
+                    raise ImageError(
+                        f"{kernel} changed while it was copied", hint="let its build end first"
+                    )
+                Record(
+                    system=system,
+                    arch=arch,
+                    memory=userland.memory if memory is None else memory,
+                    append=userland.append if append is None else append,
+                    kernel_version=checked.version,
+                    origin="user",
+                    built=timestamp(),
+                    packages=(),
+                    wanted={},
+                    files={KERNEL: stamp},
+                ).write(scratch)
+        return self.summary(name)
+
+    def with_kernel(self, image: Image, kernel: Path) -> Image:
+        """*image* with another kernel file, which is checked, not copied."""
+        checked = check_kernel(kernel, ARCHES[image.arch])
+        return replace(
+            image,
+            kernel=kernel.absolute(),
+            kernel_version=checked.version,
+            kernel_sha256=checked.sha256,
+            packages=(),
+            origin="user",
+        )
+
+    def remove(self, name: str) -> None:
+        """Remove the image's files. One that has a manifest can be built again."""
+        if name in added_names():
+            directory, lock = _added_directory(name), _added_directory(name).parent / ".lock"
+        else:
+            _manifest(name)
+            directory, lock = results_directory(name), lock_file(name)
+        with locked(lock, f"removing {name}", silent):
+            if not directory.is_dir():
+                raise _not_built(name)
+            discard(directory)
+
+    def verify(self, name: str) -> tuple[str, ...]:
+        """Read every file of the image again; what is wrong, one sentence each."""
+        try:
+            directory, record = _record(name)
+        except (NotBuilt, UsageError):
+            raise
+        except ImageError as error:
+            return (str(error),)
+        return tuple(damage(directory, record, thorough=True))
+
+
+def initrd(image: Image, payload: Path | None) -> Path:
+    """The initramfs with *image*'s userland and *payload*, from the cache where it was made."""
+    return make_initramfs(image.busybox, payload)
+
+
+def image_names() -> list[str]:
+    """The names of all images. Reads two directories and no file: shell completion uses it."""
+    return [*shipped_names(), *added_names()]
+
+
+def shipped_names() -> list[str]:
+    """The names of the images that have manifests."""
+    return sorted(path.stem for path in images_directory().glob("*.toml"))
+
+
+def added_names() -> list[str]:
+    """The names of the kernels that the user added."""
+    return sorted(
+        path.name
+        for path in (data_directory() / "images").glob("*")
+        if re.fullmatch(IMAGE_NAME, path.name) and path.is_dir()
+    )
+
+
+def _manifest(name: str) -> ImageManifest:
+    if name not in shipped_names():
+        near = difflib.get_close_matches(name, image_names(), 1)
+        raise UsageError(
+            f"there is no image {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            hint="`osvtriage images list` shows the images there are",
+        )
+    path = images_directory() / f"{name}.toml"
+    manifest = load(path, ImageManifest)
+    if manifest.name != name:
+        raise ImageError(f"{path} says that its name is {manifest.name!r}; the two must agree")
+    return manifest
+
+
+def _userland(arch: str) -> ImageManifest:
+    """The manifest of the image that lends its busybox to added kernels of *arch*."""
+    manifests = [_manifest(name) for name in shipped_names()]
+    if arch not in ARCHES:
+        known = ", ".join(sorted({manifest.arch for manifest in manifests}))
+        raise UsageError(f"there is no processor {arch!r}", hint=f"the processors are: {known}")
+    for manifest in manifests:
+        if manifest.default and manifest.arch == arch:
+            return manifest
+    raise UsageError(
+        f"no image for {arch} is marked `default = true`, so none lends its userland to a kernel",
+        hint=f"mark one in {images_directory()}",
+    )
+
+
+def _added_directory(name: str) -> Path:
+    return data_directory() / "images" / name
+
+
+def _not_built(name: str) -> NotBuilt:
+    return NotBuilt(f"the image {name} is not built", hint=f"run `osvtriage images build {name}`")
+
+
+def _record(name: str) -> tuple[Path, Record]:
+    """Where the image's files are, and their record."""
+    added = name in added_names()
+    if not added:
+        _check_known(name)
+    directory = _added_directory(name) if added else current_result(name)
+    if directory is None:
+        raise _not_built(name)
+    try:
+        return directory, Record.read(directory)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"the image {name} is damaged: its record cannot be read: {error}",
+            hint=_make_again(name, added),
+        ) from error
+
+
+def _sound_record(name: str) -> tuple[Path, Record]:
+    directory, record = _record(name)
+    if problems := damage(directory, record):
+        raise ImageError(
+            f"the image {name} is damaged: {'; '.join(problems)}",
+            hint=_make_again(name, record.origin == "user"),
+        )
+    return directory, renewed(directory, record)
+
+
+def _make_again(name: str, added: bool) -> str:
+    if added:
+        return f"remove it with `osvtriage images remove {name}` and add the kernel again"
+    return f"make it again with `osvtriage images build {name}`"
+
+
+def _check_known(name: str) -> None:
+    if name not in shipped_names():
+        _manifest(name)
+
+
+def _check_new_name(name: str) -> None:
+    if not re.fullmatch(IMAGE_NAME, name) or len(name) > IMAGE_NAME_LENGTH:
+        raise UsageError(
+            f"{name!r} cannot be the name of an image",
+            hint=f"use at most {IMAGE_NAME_LENGTH} of a-z, 0-9, '.', '_', '+' and '-', "
+            "with a letter or a digit first",
+        )
+    if name in shipped_names():
+        raise UsageError(f"{name!r} is the name of an image with a manifest; choose another")
+    if name in added_names():
+        raise UsageError(
+            f"there is an image {name!r} already",
+            hint=f"choose another name, or `osvtriage images remove {name}` first",
+        )

@@ -1,0 +1,1 @@
+"""One run: plan, boot, attach, probe, check, verdict, record."""

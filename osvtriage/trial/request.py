@@ -1,0 +1,57 @@
+"""What one trial is asked to do, and what its progress is told to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from osvtriage.consoles.payload import PayloadLine
+from osvtriage.images.record import Image
+from osvtriage.recipe.recipe import Recipe, Variant
+from osvtriage.trial.judge import ProbeCount
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One run of one variant on one image.
+
+    ``timeout`` is the number of seconds the guest may run in all; ``None`` leaves the recipe's
+    limits. ``command`` is the command line that asks for just this again.
+    """
+
+    recipe: Recipe
+    variant: Variant
+    image: Image
+    command: str
+    smp: int = 1
+    timeout: float | None = None
+    accelerator: Literal["auto", "tcg", "kvm"] = "auto"
+    qemu: Path | None = None
+    seed: int = 1
+
+
+class Observer(Protocol):
+    """Told what a trial does while it does it. The defaults ignore it all."""
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """A phase began: image, boot, arm, workload, check."""
+
+    def probe(self, count: ProbeCount) -> None:
+        """A probe was hit."""
+
+    def payload(self, line: PayloadLine) -> None:
+        """The workload printed a line."""
+
+
+class Silent:
+    """An observer for those who only want the result."""
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """Ignore it."""
+
+    def probe(self, count: ProbeCount) -> None:
+        """Ignore it."""
+
+    def payload(self, line: PayloadLine) -> None:
+        """Ignore it."""

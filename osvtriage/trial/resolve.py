@@ -1,0 +1,144 @@
+"""From a recipe's probes to addresses in one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from osvtriage.arch import Arch
+from osvtriage.model.errors import SymbolError, UsageError
+from osvtriage.model.plan import Field, GdbPlan, ProbePlan
+from osvtriage.recipe.recipe import Probe, Recipe
+from osvtriage.symbols import disassembly
+from osvtriage.symbols import linux as linux_symbols
+from osvtriage.symbols.elf import ElfImage
+from osvtriage.systems import linux
+
+_TASK = ("pid", "comm", "start_time")
+
+
+def resolve(recipe: Recipe, elf: ElfImage) -> GdbPlan:
+    """The plan that gdb gets: every probe's addresses, every field's path.
+
+    Raises:
+        SymbolError: a symbol, a call or an offset is not in this kernel.
+        UsageError: the recipe names a register or a field that does not exist.
+    """
+    offsets = linux_symbols.offsets(elf)
+    fields = {
+        name: Field(path.path, path.size) for name, path in linux.task_fields(offsets).items()
+    }
+    calls = _calls(recipe.probe, elf)
+    probes = [_probe(probe, elf, fields, calls) for probe in recipe.probe]
+    return GdbPlan(
+        arch=elf.arch.name,
+        current_base="r13",
+        current_offset=offsets["current"],
+        task_fields={name: fields[name] for name in _TASK},
+        probes=tuple(probe for probe in probes if probe is not None),
+    )
+
+
+def stop_addresses(plan: GdbPlan) -> list[int]:
+    """Every address at which some probe stops."""
+    return sorted({at for probe in plan.probes for at in (*probe.entries, *probe.exits)})
+
+
+def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:
+    """The call sites of every function that a probe names, found in one scan of the kernel."""
+    names = {probe.call.to for probe in probes if probe.call}
+    names |= {probe.until_after_call for probe in probes if probe.until_after_call}
+    # A caller can use the global entry or, within the kernel's own TOC, the local one.
+    targets = {
+        name: {at for symbol in elf.functions(name) for at in (symbol.address, symbol.entry)}
+        for name in names
+    }
+    sites = elf.calls(frozenset().union(*targets.values()))
+    return {name: sorted(at for target in ats for at in sites[target]) for name, ats in targets.items()}
+
+
+def _probe(
+    probe: Probe, elf: ElfImage, fields: dict[str, Field], calls: dict[str, list[int]]
+) -> ProbePlan | None:
+    _known(probe, "register", probe.registers, elf.arch.words)
+    _known(probe, "field", probe.fields, fields)
+    size = elf.arch.instruction_bytes
+    if probe.call is not None:
+        entries = tuple(
+            site
+            for site in calls[probe.call.to]
+            if (not probe.call.inside or any(elf.belongs_to(site, f) for f in probe.call.inside))
+            and not any(elf.belongs_to(site, f) for f in probe.call.not_in)
+        )
+        exits = tuple(_after(elf, site, size) for site in entries)
+        symbol = probe.call.to
+        searched = f"no call of {symbol}"
+        if probe.call.inside:
+            searched += f" inside {', '.join(probe.call.inside)}"
+        if probe.call.not_in:
+            searched += f" outside {', '.join(probe.call.not_in)}"
+    else:
+        assert probe.function is not None
+        symbol = probe.function
+        entries = tuple(found.entry for found in elf.functions(symbol))
+        exits = ()
+        searched = f"no function {symbol}"
+        if probe.until_after_call is not None and entries:
+            sites = [at for at in calls[probe.until_after_call] if elf.belongs_to(at, symbol)]
+            exits = tuple(_after(elf, site, size) for site in sites)
+            if not exits:
+                raise SymbolError(
+                    f"probe {probe.name!r}: {symbol} in {elf.path} does not call "
+                    f"{probe.until_after_call}; its code:\n{_listing(elf, symbol)}"
+                )
+    if not entries:
+        if probe.optional:
+            return None
+        named = elf.functions(symbol)
+        code = f"; the code of {symbol}:\n{_listing(elf, symbol)}" if named else ""
+        raise SymbolError(
+            f"probe {probe.name!r}: {elf.path} has {searched}{code}",
+            "is this the kernel the recipe is for, and is it unstripped?",
+        )
+    return ProbePlan(
+        name=probe.name,
+        symbol=symbol,
+        entries=entries,
+        exits=exits,
+        at_function_entry=probe.function is not None,
+        registers=probe.registers,
+        fields={name: fields[name] for name in probe.fields},
+        limit=probe.limit,
+        required=probe.required,
+        arm_after=probe.arm.after if probe.arm else None,
+        arm_stops=probe.arm.stops if probe.arm else 0,
+    )
+
+
+def _after(elf: ElfImage, site: int, size: int | None) -> int:
+    """The address behind the call at *site*."""
+    return site + (size or len(disassembly.disassemble(elf.arch, elf.read(site, 16), site)[0].code))
+
+
+def _known(probe: Probe, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else None
+            raise UsageError(f"probe {probe.name!r} asks for the unknown {what} {name!r}", hint)
+
+
+def _listing(elf: ElfImage, name: str) -> str:
+    return "\n".join(
+        disassembly.listing(disassembly.function(elf, symbol), last=24)
+        for symbol in elf.functions(name)
+    )
+
+
+def arch_of(recipe: Recipe) -> Arch:
+    """The processor a recipe is for."""
+    from osvtriage.arch import ARCHES
+
+    return ARCHES[recipe.arch]
