@@ -60,7 +60,6 @@ _WORDS = {
 }
 
 
-
 def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple[int, int]]:
     """The ``bl`` instructions in *code* that go to one of *targets*: (address, target).
 
@@ -70,7 +69,9 @@ def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple
     words = array("I", code[: len(code) // 4 * 4])
     if sys.byteorder == "big":
         words.byteswap()
-    branches = [(index, word) for index, word in enumerate(words) if word & 0xFC000003 == 0x48000001]
+    branches = [
+        (index, word) for index, word in enumerate(words) if word & 0xFC000003 == 0x48000001
+    ]
     reached = (
         (address + index * 4, address + index * 4 + ((word & 0x03FFFFFC) ^ 0x02000000) - 0x02000000)
         for index, word in branches
@@ -86,7 +87,9 @@ PPC64LE = Arch(
     qemu="qemu-system-ppc64",
     qemu_package="qemu-system-ppc",
     # The capabilities that TCG cannot give are switched off, or QEMU warns or refuses.
-    machine=("pseries,cap-htm=off,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",),
+    machine=(
+        "pseries,cap-htm=off,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",
+    ),
     cpu="POWER9",
     console="hvc0",
     cross_compiler="powerpc64le-linux-gnu-gcc",

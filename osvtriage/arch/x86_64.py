@@ -18,7 +18,6 @@ _WORDS = {
 }
 
 
-
 def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple[int, int]]:
     """The ``call rel32`` instructions (E8) in *code* that go to one of *targets*: (address, target).
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from osvtriage.arch import Arch
-from osvtriage.model.event import Event, Span, spans
+from osvtriage.model.event import Event, Span, road, spans
 from osvtriage.model.finding import CheckResult, Finding
 
 # Classes of fp-clobber.
@@ -75,11 +75,10 @@ class FpClobber:
         assert after is not None
         holds_status = status is not None and _holds(after, status)
         what = f"now holds the {self.status.upper()}" if holds_status else "changed"
-        caller = span.entry.backtrace[0].function if span.entry.backtrace else None
         return Finding(
             check="fp-clobber",
             title=f"{self.register} {what} after {self.probe}, and user space goes on with it",
-            signature=f"fp-clobber:{self.register}:{self.probe}:{caller or 'unknown'}",
+            signature=f"fp-clobber:{self.register}:{road(span.entry.backtrace)}",
             probe=self.probe,
             cpu=span.exit.cpu,
             pid=span.exit.thread.pid,
@@ -155,9 +154,7 @@ class GiveupConditions:
             "(3)": _goes_on_live(arch, self.live, span.entry),
         }
 
-    def _class(
-        self, span: Span, conditions: Mapping[str, bool | None], earlier: int | None
-    ) -> str:
+    def _class(self, span: Span, conditions: Mapping[str, bool | None], earlier: int | None) -> str:
         if None in conditions.values():
             return UNREADABLE
         if not all(conditions.values()):
@@ -210,8 +207,7 @@ def _holds(register: str, status: str) -> bool:
     """Whether the FPR or VR holds the status word.
 
     ``mffs`` puts the FPSCR into the doubleword that is f0, the high one of vs0, and leaves the low
-    one to the processor; ``mfvscr`` puts the VSCR into the low word of a quadword of zeros. The
-    FPSCR's upper half is not in QEMU's 32-bit register, so 32 bits are compared.
+    one to the processor; ``mfvscr`` puts the VSCR into the low word of a quadword of zeros.
     """
     value, word = int(register, 16), int(status, 16) & 0xFFFFFFFF
     return word in ((value >> 64) & 0xFFFFFFFFFFFFFFFF, value)

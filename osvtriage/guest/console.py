@@ -22,7 +22,7 @@ class Console:
     """A connection to the console's socket."""
 
     def __init__(self) -> None:
-        self._spawn: fdpexpect.fdspawn | None = None
+        self._spawn: fdpexpect.fdspawn[bytes] | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def connect(self, path: Path) -> None:
@@ -45,8 +45,8 @@ class Console:
         patterns = spawn.compile_pattern_list([rb"\r*\n", rb".{%d}" % _LONGEST_LINE, pexpect.EOF])
         while True:
             matched = await spawn.expect_list(patterns, timeout=None, async_=True)
-            raw = spawn.before if matched != 1 else spawn.match.group(0)
-            line = bytes(raw or b"").decode("utf-8", "replace")
+            raw = spawn.after if matched == 1 else spawn.before
+            line = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
             if line.strip():
                 self.tail.append(line)
                 yield line

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from osvtriage.arch import ARCHES, Arch
-from osvtriage.model.errors import MissingRequirement
+from osvtriage.images.processes import install_command, run
+from osvtriage.model.errors import LimitExceeded, MissingRequirement
 
-# gdb starts in 0.1 s; a machine with every processor busy was never seen to need more than 3 s.
-_GDB_LIMIT_S = 30.0
+# gdb with Python starts and ends in 0.1 s, and in 1 s with eight busy processes on two cores. The
+# rest is for a machine that is swapping.
+GDB_LIMIT_S = 30.0
 
 # Names of BFD (bfd/archures.c) for processors whose `Arch` has no `gdb_architecture`, since it must
 # not be *set* when attaching to their guests; gdb has to *know* it all the same.
 _BFD_NAMES = {"x86_64": "i386:x86-64"}
-
-
-def install_command(*packages: str) -> str:
-    """The command that installs Debian *packages*, as the current user has to type it."""
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"{sudo}apt-get install --no-install-recommends {' '.join(packages)}"
 
 
 def gdb_architecture(arch: Arch) -> str:
@@ -37,7 +31,7 @@ def find_qemu(arch: Arch, override: str | Path | None = None) -> Path:
     if found is None:
         raise MissingRequirement(
             f"{arch.qemu} was not found on the PATH; it emulates {arch.name} guests.",
-            hint=f"Install it with: {install_command(arch.qemu_package)}",
+            hint=f"Install it with: {install_command((arch.qemu_package,))}",
         )
     return Path(found)
 
@@ -53,12 +47,12 @@ def find_gdb(arch: Arch | None = None, override: str | Path | None = None) -> Pa
     if (multiarch := shutil.which("gdb-multiarch")) is not None:
         return Path(multiarch)
     wanted = [gdb_architecture(a) for a in (ARCHES.values() if arch is None else (arch,))]
-    hint = f"Install one that does with: {install_command('gdb-multiarch')}"
+    hint = f"Install one that does with: {install_command(('gdb-multiarch',))}"
     plain = shutil.which("gdb")
     if plain is None:
         raise MissingRequirement(
             "Neither gdb-multiarch nor gdb was found on the PATH.",
-            hint=f"Install it with: {install_command('gdb-multiarch')}",
+            hint=f"Install it with: {install_command(('gdb-multiarch',))}",
         )
     unknown = [name for name in wanted if not _knows(plain, name)]
     if unknown:
@@ -79,17 +73,11 @@ def _overridden(override: str | Path, what: str) -> Path:
 def _knows(gdb: str, architecture: str) -> bool:
     command = [gdb, "-nx", "-batch", "-ex", f"set architecture {architecture}"]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env={**os.environ, "LC_ALL": "C"},
-            timeout=_GDB_LIMIT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return sets_architecture(run(command, limit=GDB_LIMIT_S).output, architecture)
+    except (OSError, LimitExceeded):
         return False
-    # gdb 13 answers "The target architecture is set to "powerpc:common64"." or "Undefined item: …".
-    return f'is set to "{architecture}"' in done.stdout
+
+
+def sets_architecture(output: str, architecture: str) -> bool:
+    """Whether gdb's *output* has its answer to ``set architecture``: an unknown one is refused."""
+    return f'is set to "{architecture}"' in output

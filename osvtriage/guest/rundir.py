@@ -72,5 +72,8 @@ def _kill_users(directory: Path) -> None:
         if process.name.isdigit() and int(process.name) != os.getpid():
             with contextlib.suppress(OSError):
                 argv = (process / "cmdline").read_bytes()
-                if argv.split(b"\0", 1)[0].rpartition(b"/")[2].startswith(b"qemu") and needle in argv:
+                if (
+                    argv.split(b"\0", 1)[0].rpartition(b"/")[2].startswith(b"qemu")
+                    and needle in argv
+                ):
                     os.kill(int(process.name), signal.SIGKILL)

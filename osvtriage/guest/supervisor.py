@@ -19,12 +19,13 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 
 
 def main() -> None:
     """Start the children, wait for them and for osvtriage, end them."""
-    spec = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]
+    # Unbuffered: what select() is asked about must not lie in a buffer.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        spec = json.loads(stdin.readline())
     directory = spec["directory"]
     # A later command's sweep takes the directory for abandoned once nobody holds this lock.
     lease = os.open(directory, os.O_RDONLY)

@@ -50,7 +50,8 @@ Targets: Packages
 
 # Read after the host's own configuration, which stays in force where this says nothing. The hooks
 # are cleared since they work on the host's caches (docker-clean, AppStream). The sandbox user
-# cannot enter the cache directory of root, and without root apt has no sandbox anyway.
+# cannot enter the cache directory of root, and without root apt has no sandbox anyway. Without the
+# package caches, which container images switch off, each look-up takes a second.
 _CONFIGURATION = """\
 // Written by osvtriage. By hand: apt-get -c {root}/apt.conf …
 #clear APT::Update::Pre-Invoke;
@@ -68,6 +69,8 @@ Dir::Etc::PreferencesParts "/dev/null";
 Dir::State "{root}/state";
 Dir::State::status "{root}/status";
 Dir::Cache "{root}/cache";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "srcpkgcache.bin";
 """
 
 # (what apt says, what it means, the next step), the most telling first.
@@ -294,7 +297,7 @@ class Archive:
 def parse_show(text: str) -> Iterator[Candidate]:
     """The packages in the output of ``apt-cache show``; incomplete stanzas are left out."""
     for stanza in re.split(r"\n\s*\n", text.strip()):
-        fields = dict(re.findall(r"(?m)^([A-Za-z0-9-]+): *(.*)$", stanza))
+        fields: dict[str, str] = dict(re.findall(r"(?m)^([A-Za-z0-9-]+): *(.*)$", stanza))
         if {"Package", "Version", "SHA256", "Size"} <= fields.keys():
             yield Candidate(
                 fields["Package"],

@@ -13,6 +13,10 @@ mount -t sysfs -o nosuid,noexec,nodev sysfs /sys 2>/dev/null
 # this shell has open stays open. Where CONFIG_DEVTMPFS is off, the archive's nodes serve.
 mount -t devtmpfs -o nosuid,noexec devtmpfs /dev 2>/dev/null
 
+# The firmware and the early kernel leave a line unfinished on the console, hence the first \n: the
+# payload's lines must start at the left. One write, so that no line of the kernel's lands inside.
+printf '\nosvtriage: starting the payload\n'
+
 # What stood after " -- " on the kernel's command line arrives as this script's arguments.
 # A payload that is absent gives 127, as in any shell; one that a signal killed gives 128 + number.
 if [ -x /payload ]; then
@@ -22,8 +26,8 @@ else
     status=127
 fi
 
-# One write, so that no line of the kernel's lands inside. osvtriage waits for this line.
-echo "osvtriage: exit status=$status"
+# osvtriage waits for this line. The payload may have left one unfinished, too.
+printf '\nosvtriage: exit status=%d\n' "$status"
 
 # Not plain poweroff: without -f it asks PID 1, which is this script, and waits for ever.
 poweroff -f

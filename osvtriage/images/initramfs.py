@@ -9,10 +9,11 @@ from pathlib import Path
 from osvtriage.images.atomic import new_file
 from osvtriage.images.cpio import archive, character_device, directory, regular, symlink
 from osvtriage.images.places import cache_directory
+from osvtriage.model.errors import ImageError
 
-# What the init script calls by name. A shell's own lookup of applets is an option of busybox's
-# build (FEATURE_SH_STANDALONE), so links are there instead.
-_APPLETS = ("sh", "mount", "poweroff", "halt", "sleep", "echo", "cat", "dmesg", "ls", "ps", "uname")
+# What the init script calls by name, and a shell for payloads that use system(3). Whether busybox's
+# shell finds its applets by itself depends on its build (FEATURE_SH_STANDALONE), hence links.
+_APPLETS = ("sh", "mount", "poweroff", "halt", "sleep", "cat", "dmesg")
 
 PAYLOAD = "payload"
 
@@ -52,8 +53,12 @@ def make_initramfs(busybox: Path, payload: Path | None) -> Path:
 
     Its name in the cache is the sum of its contents: an edited payload or script gives another.
     """
-    base = base_archive(busybox.read_bytes())
-    contents = base + (payload_archive(payload.read_bytes()) if payload else b"")
+    try:
+        contents = base_archive(busybox.read_bytes())
+        if payload is not None:
+            contents += payload_archive(payload.read_bytes())
+    except OSError as error:
+        raise ImageError(f"cannot make the initramfs: {error}") from error
     name = hashlib.sha256(contents).hexdigest()
     path = cache_directory() / "initramfs" / f"{name}.cpio"
     if not _is_whole(path, len(contents)):

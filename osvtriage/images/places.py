@@ -11,6 +11,7 @@ from pathlib import Path
 
 CACHE_VARIABLE = "OSVTRIAGE_CACHE"
 DATA_VARIABLE = "OSVTRIAGE_DATA"
+RUNS_VARIABLE = "OSVTRIAGE_RUNS"
 
 
 def cache_directory() -> Path:
@@ -29,3 +30,12 @@ def data_directory() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("osvtriage")
+
+
+def runs_directory() -> Path:
+    """Where run records go unless told otherwise. ``OSVTRIAGE_RUNS`` moves it."""
+    if override := os.environ.get(RUNS_VARIABLE):
+        return Path(override).expanduser().absolute()
+    from platformdirs import user_state_path
+
+    return user_state_path("osvtriage") / "runs"

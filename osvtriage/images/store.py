@@ -29,6 +29,7 @@ from osvtriage.images.build import (
 from osvtriage.images.initramfs import make_initramfs
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.lock import locked
+from osvtriage.images.names import added_names, image_names, shipped_names
 from osvtriage.images.places import data_directory
 from osvtriage.images.progress import Progress, silent
 from osvtriage.images.record import Image, Origin, Record, Stamp, damage, renewed
@@ -238,25 +239,6 @@ class ImageStore:
 def initrd(image: Image, payload: Path | None) -> Path:
     """The initramfs with *image*'s userland and *payload*, from the cache where it was made."""
     return make_initramfs(image.busybox, payload)
-
-
-def image_names() -> list[str]:
-    """The names of all images. Reads two directories and no file: shell completion uses it."""
-    return [*shipped_names(), *added_names()]
-
-
-def shipped_names() -> list[str]:
-    """The names of the images that have manifests."""
-    return sorted(path.stem for path in images_directory().glob("*.toml"))
-
-
-def added_names() -> list[str]:
-    """The names of the kernels that the user added."""
-    return sorted(
-        path.name
-        for path in (data_directory() / "images").glob("*")
-        if re.fullmatch(IMAGE_NAME, path.name) and path.is_dir()
-    )
 
 
 def _manifest(name: str) -> ImageManifest:

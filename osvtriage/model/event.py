@@ -6,7 +6,8 @@ full width; what could not be read is absent (``None``), never zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -89,3 +90,20 @@ def spans(events: Iterable[Event], probe: str) -> list[Span]:
         elif (entry := waiting.pop(event.thread, None)) is not None:
             found.append(Span(entry, event))
     return found
+
+
+# What a compiler appends to the name of a function that it clones, splits or moves.
+_COMPILER_PART = re.compile(r"\.(part|isra|constprop|cold|localalias|llvm|lto_priv)\b.*")
+
+
+def source_name(symbol: str) -> str:
+    """The function as its source names it: ``f`` for ``f.part.0`` or ``f.isra.0.cold``."""
+    return _COMPILER_PART.sub("", symbol)
+
+
+def road(backtrace: Sequence[Frame], depth: int = 5) -> str:
+    """The innermost *depth* functions, as a part of a signature: equal for equal roads.
+
+    Offsets and the compiler's suffixes are left out: they change with every build.
+    """
+    return "<".join(source_name(frame.function or "?") for frame in backtrace[:depth])

@@ -25,6 +25,7 @@ class ProbePlan:
 
     ``limit`` is the number of stops at its entries after which it disarms for good. ``arm_after``
     names the probe whose passage arms this one for ``arm_stops`` more entries; ``None`` arms it at once.
+    ``callee`` is the function about to be called at the entries, where these are calls.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ProbePlan:
     required: int
     arm_after: str | None = None
     arm_stops: int = 0
+    callee: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

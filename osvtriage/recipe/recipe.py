@@ -171,16 +171,22 @@ class Recipe(Table):
                 raise ValueError(f"two of [[{what}]] are named {min(twice)!r}")
         for probe in self.probe:
             if probe.arm is not None and probe.arm.after not in probes:
-                raise ValueError(f"[[probe]] {probe.name!r} arms after the unknown {probe.arm.after!r}")
+                raise ValueError(
+                    f"[[probe]] {probe.name!r} arms after the unknown {probe.arm.after!r}"
+                )
         for variant in self.variant:
             if unknown := set(variant.patch) - set(patches):
-                raise ValueError(f"[[variant]] {variant.name!r} names the unknown patch {min(unknown)!r}")
+                raise ValueError(
+                    f"[[variant]] {variant.name!r} names the unknown patch {min(unknown)!r}"
+                )
         as_is = next((variant for variant in self.variant if variant.name == AS_IS), None)
         if as_is is None or as_is.patch or as_is.arguments:
             raise ValueError(f"the variant {AS_IS!r} must be there, and change nothing")
         verdicts = {variant.expect for variant in self.variant}
         if verdicts != {"reproduced", "clean"}:
-            raise ValueError("a recipe needs a variant that reproduces and one that is clean: its controls")
+            raise ValueError(
+                "a recipe needs a variant that reproduces and one that is clean: its controls"
+            )
         return self
 
     def get_variant(self, name: str) -> Variant | None:

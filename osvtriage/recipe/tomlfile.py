@@ -23,6 +23,9 @@ Model = TypeVar("Model", bound=BaseModel)
 # A recipe has a few kilobytes. The limit keeps `load` quick when it is given a kernel by mistake.
 _MAX_BYTES = 1 << 20
 
+# A key of more than 100 parts. tomllib takes time with their square: 27 s for a line of 60 KB.
+_ENDLESS_KEY = re.compile(r"""(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""")
+
 # More than this many problems are mostly consequences of the first ones.
 _MAX_PROBLEMS = 10
 
@@ -67,6 +70,9 @@ def loads(raw: bytes, model: type[Model], name: str) -> Model:
 
 
 def _parse(text: str, name: str) -> dict[str, Any]:
+    if endless := _ENDLESS_KEY.search(text):
+        line = text.count("\n", 0, endless.start()) + 1
+        raise DataFileError(f"{name}:{line}: a key of more than 100 parts")
     try:
         return tomllib.loads(text)
     except RecursionError:

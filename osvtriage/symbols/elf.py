@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import mmap
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,11 @@ from elftools.elf.elffile import ELFFile
 
 from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
-from osvtriage.model.event import Frame
+from osvtriage.model.event import Frame, source_name
 
 # st_info's low nibble (System V ABI, chapter 4): NOTYPE is what assembler labels without .type have.
 _NOTYPE, _OBJECT, _FUNC = 0, 1, 2
 _SHF_EXECINSTR = 0x4
-# What gcc and clang append to the name of a function that they clone, split or move.
-_COMPILER_SUFFIX = re.compile(
-    r"\.(part|isra|constprop|cold|localalias|llvm|specialized|lto_priv)(\.|$).*"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +150,7 @@ class ElfImage:
             self._symbol(candidate, *entry)
             for candidate, entries in self._by_name.items()
             if candidate == name
-            or (candidate.startswith(name + ".") and _COMPILER_SUFFIX.sub("", candidate) == name)
+            or (candidate.startswith(name + ".") and source_name(candidate) == name)
             for entry in entries
         ]
         return sorted(found, key=lambda symbol: symbol.address)
@@ -194,7 +189,7 @@ class ElfImage:
         """Whether *address* lies in *function* or in a part of it that the compiler split off."""
         symbol = self.containing(address)
         return symbol is not None and (
-            symbol.name == function or _COMPILER_SUFFIX.sub("", symbol.name) == function
+            symbol.name == function or source_name(symbol.name) == function
         )
 
     def name_frame(self, frame: Frame) -> Frame:

@@ -45,9 +45,15 @@ def task_fields(offsets: Mapping[str, int]) -> dict[str, FieldPath]:
         fp_state = offsets["thread"] + offsets["thread.fp_state"]
         vr_state = offsets["thread"] + offsets["thread.vr_state"]
         regs = offsets["thread"] + offsets["thread.regs"]
-        fields |= {f"thread.fp_state.fpr[{n}]": FieldPath((fp_state + 16 * n,), 16) for n in range(32)}
-        fields |= {f"thread.vr_state.vr[{n}]": FieldPath((vr_state + 16 * n,), 16) for n in range(32)}
-        fields |= {f"thread.regs.{name}": FieldPath((regs, at), 8) for name, at in PPC_PT_REGS.items()}
+        fields |= {
+            f"thread.fp_state.fpr[{n}]": FieldPath((fp_state + 16 * n,), 16) for n in range(32)
+        }
+        fields |= {
+            f"thread.vr_state.vr[{n}]": FieldPath((vr_state + 16 * n,), 16) for n in range(32)
+        }
+        fields |= {
+            f"thread.regs.{name}": FieldPath((regs, at), 8) for name, at in PPC_PT_REGS.items()
+        }
         # The status words follow the 32 registers: struct thread_fp_state and thread_vr_state,
         # arch/powerpc/include/asm/processor.h. The VSCR lies in the low word of a quadword.
         fields["thread.fp_state.fpscr"] = FieldPath((fp_state + offsets["fpscr"],), 8)

@@ -84,7 +84,8 @@ def judge(
             return inconclusive("the guest ended before the workload's last line")
         if payload.unsupported:
             what = ", ".join(
-                f"{item.get('road', '?')} ({item.get('reason', '?')})" for item in payload.unsupported
+                f"{item.get('road', '?')} ({item.get('reason', '?')})"
+                for item in payload.unsupported
             )
             return inconclusive(f"the guest cannot run all of the workload: {what}")
         if payload.totals.get("stuck"):

@@ -17,13 +17,12 @@ class Request:
     """One run of one variant on one image.
 
     ``timeout`` is the number of seconds the guest may run in all; ``None`` leaves the recipe's
-    limits. ``command`` is the command line that asks for just this again.
+    limits.
     """
 
     recipe: Recipe
     variant: Variant
     image: Image
-    command: str
     smp: int = 1
     timeout: float | None = None
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
 
-from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError, UsageError
 from osvtriage.model.plan import Field, GdbPlan, ProbePlan
 from osvtriage.recipe.recipe import Probe, Recipe
@@ -16,8 +17,27 @@ from osvtriage.systems import linux
 _TASK = ("pid", "comm", "start_time")
 
 
-def resolve(recipe: Recipe, elf: ElfImage) -> GdbPlan:
-    """The plan that gdb gets: every probe's addresses, every field's path.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What gdb gets, where it first stops the guest, and which kernel it must be then."""
+
+    plan: GdbPlan
+    rendezvous: int
+    banner_address: int
+    banner: bytes
+
+    def callee(self, probe: str) -> int | None:
+        """The function that is called where *probe* stops, if it stops at calls."""
+        return next(item.callee for item in self.plan.probes if item.name == probe)
+
+    def stops(self) -> list[int]:
+        """Every address at which some probe stops."""
+        probes = self.plan.probes
+        return sorted({at for probe in probes for at in (*probe.entries, *probe.exits)})
+
+
+def resolve(recipe: Recipe, elf: ElfImage) -> Resolved:
+    """Every probe's addresses, every field's path.
 
     Raises:
         SymbolError: a symbol, a call or an offset is not in this kernel.
@@ -29,18 +49,18 @@ def resolve(recipe: Recipe, elf: ElfImage) -> GdbPlan:
     }
     calls = _calls(recipe.probe, elf)
     probes = [_probe(probe, elf, fields, calls) for probe in recipe.probe]
-    return GdbPlan(
-        arch=elf.arch.name,
-        current_base="r13",
-        current_offset=offsets["current"],
-        task_fields={name: fields[name] for name in _TASK},
-        probes=tuple(probe for probe in probes if probe is not None),
+    return Resolved(
+        plan=GdbPlan(
+            arch=elf.arch.name,
+            current_base="r13",
+            current_offset=offsets["current"],
+            task_fields={name: fields[name] for name in _TASK},
+            probes=tuple(probe for probe in probes if probe is not None),
+        ),
+        rendezvous=elf.symbol(linux.LAST_BOOT_FUNCTION).entry,
+        banner_address=elf.symbol(linux.BANNER).address,
+        banner=elf.string(linux.BANNER),
     )
-
-
-def stop_addresses(plan: GdbPlan) -> list[int]:
-    """Every address at which some probe stops."""
-    return sorted({at for probe in plan.probes for at in (*probe.entries, *probe.exits)})
 
 
 def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:
@@ -53,7 +73,9 @@ def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:
         for name in names
     }
     sites = elf.calls(frozenset().union(*targets.values()))
-    return {name: sorted(at for target in ats for at in sites[target]) for name, ats in targets.items()}
+    return {
+        name: sorted(at for target in ats for at in sites[target]) for name, ats in targets.items()
+    }
 
 
 def _probe(
@@ -77,8 +99,7 @@ def _probe(
         if probe.call.not_in:
             searched += f" outside {', '.join(probe.call.not_in)}"
     else:
-        assert probe.function is not None
-        symbol = probe.function
+        symbol = probe.function or ""
         entries = tuple(found.entry for found in elf.functions(symbol))
         exits = ()
         searched = f"no function {symbol}"
@@ -111,6 +132,7 @@ def _probe(
         required=probe.required,
         arm_after=probe.arm.after if probe.arm else None,
         arm_stops=probe.arm.stops if probe.arm else 0,
+        callee=elf.functions(symbol)[0].entry if probe.call else None,
     )
 
 
@@ -123,8 +145,6 @@ def _known(probe: Probe, what: str, names: Iterable[str], known: Iterable[str]) 
     known = list(known)
     for name in names:
         if name not in known:
-            from difflib import get_close_matches
-
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else None
             raise UsageError(f"probe {probe.name!r} asks for the unknown {what} {name!r}", hint)
@@ -135,10 +155,3 @@ def _listing(elf: ElfImage, name: str) -> str:
         disassembly.listing(disassembly.function(elf, symbol), last=24)
         for symbol in elf.functions(name)
     )
-
-
-def arch_of(recipe: Recipe) -> Arch:
-    """The processor a recipe is for."""
-    from osvtriage.arch import ARCHES
-
-    return ARCHES[recipe.arch]

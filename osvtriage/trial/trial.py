@@ -22,9 +22,12 @@ from osvtriage.guest.processes import Child, Processes, log_file
 from osvtriage.guest.qemu import Sockets, command_line
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame, ThreadKey
+from osvtriage.symbols.elf import ElfImage
+from osvtriage.systems import linux
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.resolve import Resolved, resolve
 
 # Linux reaches its first program in 7.5 s under TCG on an idle host (measured); with every processor
 # shared by ten others, in ten times that.
@@ -50,7 +53,7 @@ class Seen:
     gdb_version: str | None = None
 
 
-class _Over(Exception):  # noqa: N818 - not an error: the guest has ended
+class _Over(Exception):
     """The guest ended while something else was waited for."""
 
 
@@ -58,19 +61,20 @@ class Trial:
     """A trial: :meth:`run` it once."""
 
     def __init__(
-        self, request: Request, prepared: Prepared, directory: Path, observer: Observer
+        self,
+        request: Request,
+        prepared: Prepared,
+        directory: Path,
+        observer: Observer,
+        seen: Seen,
     ) -> None:
         self.request = request
         self.prepared = prepared
         self.directory = directory
         self.observer = observer
-        self.seen = Seen()
+        self.seen = seen
+        self.resolved: Resolved | None = None
         self._failure: str | None = None
-        for plan in prepared.plan.probes:
-            addresses = tuple(f"{address:016x}" for address in plan.entries)
-            self.seen.probes[plan.name] = ProbeCount(
-                plan.name, plan.symbol, addresses, plan.required
-            )
         if request.recipe.workload.payload:
             self.seen.payload = PayloadReport()
 
@@ -102,7 +106,6 @@ class Trial:
                 self.seen.stops = self._monitor.stops
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
             await self._end()
-        self.seen.timings["guest"] = time.monotonic() - begun
         return self.seen
 
     async def _boot(self) -> None:
@@ -133,50 +136,58 @@ class Trial:
             await self._gdb.command(command)
         for line in self.prepared.arch.gdb_setup:
             await self._gdb.cli(line)
-        await self._load_probes()
         await self._gdb.command(f"-target-select remote {sockets.gdb}")
-        await self._gdb.command(f"-break-insert -t -h *{self.prepared.rendezvous:#x}")
+        self._elf = await asyncio.to_thread(ElfImage, self.prepared.boot.kernel, self.prepared.arch)
+        self._stack.callback(self._elf.close)
+        rendezvous = self._elf.symbol(linux.LAST_BOOT_FUNCTION).entry
+        await self._gdb.command(f"-break-insert -t -h *{rendezvous:#x}")
         await self._gdb.command("-exec-continue")
         limit = self._limit(BOOT_LIMIT)
-        await self._until_over(self._stop(), "the guest's first program", limit)
+        stop = asyncio.create_task(self._stop())
+        # The guest boots for seconds; what can be done meanwhile is done meanwhile.
+        await self._resolve_probes()
+        await self._until_over(stop, "the guest's first program", limit)
         self.seen.timings["boot"] = time.monotonic() - begun
         self._deadline = time.monotonic() + self._limit(
             self.request.recipe.workload.limit, self.seen.timings["boot"]
         )
 
-    async def _load_probes(self) -> None:
-        """Make the probes inside gdb, unarmed. gdb's Python finds osvtriage beside this file."""
-        plan = self.directory / "probes.json"
-        plan.write_text(self.prepared.plan.to_json(), encoding="utf-8")
+    async def _resolve_probes(self) -> None:
+        """Resolve the probes; have gdb import what makes them. Its Python finds osvtriage by path."""
+        self.resolved = await asyncio.to_thread(resolve, self.request.recipe, self._elf)
+        plan = self.resolved.plan
+        for probe in plan.probes:
+            addresses = tuple(f"{address:016x}" for address in probe.entries)
+            self.seen.probes[probe.name] = ProbeCount(
+                probe.name, probe.symbol, addresses, probe.required
+            )
+        (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
         package = str(Path(__file__).parents[2])
         await self._gdb.cli(f"python import sys; sys.path.insert(0, {package!r})")
         await self._gdb.cli("python from osvtriage.gdb.inside import probes")
-        await self._gdb.cli(f"python probes.load({str(plan)!r})")
 
     async def _arm(self) -> None:
         begun = time.monotonic()
-        self.observer.phase("arm", f"{len(self.prepared.plan.probes)} probes")
-        await self._compare_code()
-        await self._gdb.cli("python probes.arm()")
+        assert self.resolved is not None
+        self.observer.phase("arm", f"{len(self.resolved.plan.probes)} probes")
+        await self._compare_code(self.resolved)
+        await self._gdb.cli(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         await self._gdb.command("-exec-continue")
         self.seen.timings["arm"] = time.monotonic() - begun
 
-    async def _compare_code(self) -> None:
+    async def _compare_code(self, resolved: Resolved) -> None:
         """See that the guest runs the kernel of the file, at every address that matters."""
-        prepared = self.prepared
-        banner = await self._gdb.read_memory(prepared.banner_address, len(prepared.banner))
-        if banner != prepared.banner:
-            raise GuestError(
-                f"the guest's linux_banner is {banner!r}, the file's is {prepared.banner!r}"
-            )
-        size = prepared.arch.instruction_bytes or 4
-        places = {at for probe in prepared.plan.probes for at in (*probe.entries, *probe.exits)}
-        places |= {int(patch.address, 16) for patch in prepared.patches}
-        for address in sorted(places):
+        banner = resolved.banner
+        there = await self._gdb.read_memory(resolved.banner_address, len(banner))
+        if there != banner:
+            raise GuestError(f"the guest's linux_banner is {there!r}, the kernel file's {banner!r}")
+        size = self.prepared.arch.instruction_bytes or 4
+        patched = [int(patch.address, 16) for patch in self.prepared.kernel.patches]
+        for address in [*resolved.stops(), *patched]:
             there = await self._gdb.read_memory(address, size)
-            wanted = prepared.elf.read(address, size)
+            wanted = self._elf.read(address, size)
             if there != wanted:
-                name = prepared.elf.name_frame(Frame(f"{address:016x}")).name
+                name = self._elf.name_frame(Frame(f"{address:016x}")).name
                 raise GuestError(
                     f"the guest's code at {name} ({address:#x}) is "
                     f"{there.hex(' ') if there else 'unreadable'}, "
@@ -225,8 +236,13 @@ class Trial:
             _Over: the guest ended, or the limit passed; ``seen.ending`` or QMP says how.
             GdbError, GuestError: gdb or QEMU died.
         """
-        wanted = asyncio.ensure_future(awaitable)
-        watched = [wanted, self._monitor.shutdown, self._qemu.ended, self._gdb.ended]
+        wanted: asyncio.Future[T] = asyncio.ensure_future(awaitable)
+        watched: list[asyncio.Future[Any]] = [
+            wanted,
+            self._monitor.shutdown,
+            self._qemu.ended,
+            self._gdb.ended,
+        ]
         try:
             done, _ = await asyncio.wait(
                 watched, timeout=limit, return_when=asyncio.FIRST_COMPLETED
@@ -313,7 +329,10 @@ class Trial:
         hits, disarmed = record.pop("hits"), record.pop("disarmed")
         record["thread"] = ThreadKey(**record["thread"])
         frames = [Frame(**frame) for frame in record["backtrace"]]
-        record["backtrace"] = tuple(self.prepared.elf.name_frame(frame) for frame in frames)
+        assert self.resolved is not None
+        if (callee := self.resolved.callee(record["probe"])) is not None:
+            frames.insert(0, Frame(f"{callee:016x}"))
+        record["backtrace"] = tuple(self._elf.name_frame(frame) for frame in frames)
         event = Event(**record)
         self.seen.events.append(event)
         count = self.seen.probes[event.probe]

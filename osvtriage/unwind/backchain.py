@@ -1,8 +1,9 @@
 """The powerpc back-chain: every frame's first doubleword points to its caller's frame.
 
 ELFv2 ABI, section 2.2.2: the caller's frame holds the return address at +16. The kernel marks a frame
-that holds a pt_regs with the word "regshere", 16 bytes before it (STACK_FRAME_REGS_MARKER,
-arch/powerpc/include/asm/ptrace.h); where in the frame has moved with versions, so it is searched for.
+that holds a pt_regs with a word 16 bytes before it (STACK_FRAME_REGS_MARKER,
+arch/powerpc/include/asm/ptrace.h). Both the word and its place have changed with versions, so the
+frame's head is searched for either.
 gdb's own `bt` stops after two frames here.
 """
 
@@ -15,10 +16,12 @@ from osvtriage.model.event import Frame
 from osvtriage.systems.linux import PPC_PT_REGS, PPC_PT_REGS_BYTES
 
 _LR_SAVE = 16
-_MARKER = int.from_bytes(b"regshere", "big").to_bytes(8, "little")
-# The marker follows the frame's header, which is 32 bytes (since v6.2) or 112 long.
-_HEADER_BYTES = 128
-# Kernel stacks are 16 or 32 KiB (CONFIG_THREAD_SHIFT up to 15) and interrupts have one of their own.
+# "regshere" as a number, stored little-endian; "REGS" in newer kernels (measured: Debian's 6.1 and
+# 6.12, where system_call_common stores it).
+_MARKERS = (b"erehsger", b"REGS\0\0\0\0")
+# The pt_regs begins 48 (since v6.2) or 112 bytes into the frame.
+_HEADER_BYTES = 112
+# Kernel stacks are 16 or 32 KiB (CONFIG_THREAD_SHIFT) and interrupts have one of their own.
 _MOST_FRAMES = 64
 
 Read = Callable[[int, int], bytes | None]
@@ -64,10 +67,10 @@ def walk(
 
 def _exception(arch: Arch, read: Read, sp: int) -> Frame | None:
     header = read(sp, _HEADER_BYTES)
-    at = header.find(_MARKER) if header else -1
-    if at < 0 or at % 8:
+    if header is None:
         return None
-    raw = read(sp + at + 16, PPC_PT_REGS_BYTES)
+    marked = [at for at in range(0, len(header), 8) if header[at : at + 8] in _MARKERS]
+    raw = read(sp + marked[0] + 16, PPC_PT_REGS_BYTES) if marked else None
     if raw is None:
         return None
 

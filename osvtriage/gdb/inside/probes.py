@@ -198,17 +198,7 @@ def _text(little_endian: str) -> str:
     return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-_session: Session | None = None
-
-
-def load(path: str) -> None:
-    """Make the probes of the plan in the file *path*, unarmed."""
-    global _session
+def arm(path: str) -> None:
+    """Make the probes of the plan in the file *path*, and arm those that wait for no other."""
     with open(path, encoding="utf-8") as file:
-        _session = Session(GdbPlan.from_json(file.read()))
-
-
-def arm() -> None:
-    """Arm the probes of the plan that was loaded."""
-    assert _session is not None
-    _session.arm()
+        Session(GdbPlan.from_json(file.read())).arm()

@@ -1,0 +1,136 @@
+"""The entry point: the one place where outcomes become exit statuses.
+
+click's own defaults would make Ctrl-C, a broken pipe and a traceback exit with 1, which here means
+*reproduced*: so click runs with ``standalone_mode=False`` and everything is mapped below.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from osvtriage.model.errors import Interrupted, OsvtriageError, UsageError
+
+# name -> (module, attribute, help). Modules are imported when their command is called: --help is quick.
+_COMMANDS = {
+    "run": ("osvtriage.cli.run", "run", "Run a recipe once and give a verdict."),
+    "verify": ("osvtriage.cli.verify", "verify", "Run every variant of a recipe: its controls."),
+    "show": ("osvtriage.cli.show", "show", "Print a run record again."),
+    "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
+    "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),
+    "doctor": ("osvtriage.cli.doctor", "doctor", "See what this machine has and what it lacks."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "see `osvtriage --help`"
+            raise UsageError(f"there is no command {args[0]!r}", hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="osvtriage", prog_name="osvtriage")
+def cli() -> None:
+    """Reproduce and triage state-corruption bugs in real OSv and Linux guests.
+
+    osvtriage boots a guest in QEMU, stops it with gdb at the right places, compares registers with what
+    they must be, and gives a verdict with its evidence.
+
+    \b
+    Examples:
+      osvtriage doctor
+      osvtriage run ppc64le-save-fpu --variant fp-fix-reverted
+      osvtriage run ppc64le-save-fpu --kernel ~/linux/vmlinux
+      git bisect run osvtriage run ppc64le-save-fpu --kernel ./vmlinux
+
+    \b
+    Exit status of `run`: 0 clean, 1 reproduced, 125 inconclusive, 128 error,
+    129 usage, 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; nothing else is raised but KeyboardInterrupt."""
+    try:
+        status = cli.main(args=arguments, prog_name="osvtriage", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
+        _complain(error.format_message(), usage or None)
+        return UsageError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted", None)
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`). Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OsvtriageError.exit_code
+    except OsvtriageError as error:
+        _complain(str(error), error.hint)
+        return error.exit_code
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _complain("this is a defect of osvtriage; the lines above tell where", None)
+        return OsvtriageError.exit_code
+    return status if isinstance(status, int) else 0
+
+
+def _complain(message: str, hint: str | None) -> None:
+    from osvtriage.report.printable import printable
+
+    try:
+        print(f"osvtriage: {printable(message)}", file=sys.stderr)
+        if hint:
+            print(f"  {printable(hint)}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    # As Ctrl-C: the guest is ended and the terminal restored on the way out.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    status = main()
+    # A second Ctrl-C from here on has nothing left to interrupt but Python's own farewell.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

@@ -1,0 +1,95 @@
+"""Options and completions that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_recipe(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Shell completion of a recipe's name."""
+    from osvtriage.recipe.shipped import recipes_directory
+
+    return sorted(
+        path.stem for path in recipes_directory().glob("*.toml") if path.stem.startswith(incomplete)
+    )
+
+
+def complete_variant(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Shell completion of the variants of the recipe that stands before."""
+    from osvtriage.trial import library
+
+    recipe = library.load(context.params["recipe"])
+    return [item.name for item in recipe.variant if item.name.startswith(incomplete)]
+
+
+def complete_image(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Shell completion of an image's name."""
+    from osvtriage.images.names import image_names
+
+    return [name for name in image_names() if name.startswith(incomplete)]
+
+
+recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=complete_recipe)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def guest_options(command: F) -> F:
+    """The options that say which guest is booted, and how."""
+    for option in reversed(
+        [
+            click.option(
+                "--image",
+                metavar="NAME",
+                shell_complete=complete_image,
+                help="The image to boot; the recipe's own by default.",
+            ),
+            click.option(
+                "--kernel",
+                type=click.Path(dir_okay=False, path_type=Path),
+                metavar="FILE",
+                help="A kernel of your own (an unstripped vmlinux) in the image's place.",
+            ),
+            click.option(
+                "--smp",
+                type=click.IntRange(1, 64),
+                default=1,
+                show_default=True,
+                metavar="N",
+                help="The number of vCPUs.",
+            ),
+            click.option(
+                "--timeout",
+                type=click.FloatRange(min=0, min_open=True),
+                metavar="S",
+                help="Seconds that the guest may run in all; the recipe's limits by default.",
+            ),
+            click.option(
+                "--accel",
+                "accelerator",
+                type=click.Choice(["auto", "tcg", "kvm"]),
+                default="auto",
+                show_default=True,
+                help="QEMU's accelerator; auto is TCG.",
+            ),
+            click.option(
+                "--qemu",
+                type=click.Path(dir_okay=False, path_type=Path),
+                metavar="PATH",
+                help="Another build of QEMU.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,73 @@
+"""``osvtriage run``: one trial, one verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from osvtriage.cli.options import complete_variant, guest_options, json_option, recipe_argument
+
+
+@click.command()
+@recipe_argument
+@click.option(
+    "--variant",
+    default="as-is",
+    show_default=True,
+    metavar="V",
+    shell_complete=complete_variant,
+    help="The variant to run; as-is changes nothing.",
+)
+@guest_options
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N"
+)
+@click.option(
+    "--expect",
+    type=click.Choice(["reproduced", "clean"]),
+    help="Exit with 0 for this verdict and with 1 for the opposite one.",
+)
+@json_option
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the run record goes; a new directory in the user's state directory by default.",
+)
+def run(recipe: str, expect: str | None, as_json: bool, accelerator: Any, **chosen: Any) -> int:
+    """Run RECIPE once: boot the guest, watch it, and give a verdict.
+
+    RECIPE is the name of a shipped recipe or the path of a .toml file.
+
+    \b
+    Exit status:
+      0 clean   1 reproduced   125 inconclusive   128 error   129 usage   130 interrupted
+    so that `git bisect run` does the right thing in every case.
+
+    \b
+    Examples:
+      osvtriage run ppc64le-save-fpu
+      osvtriage run ppc64le-save-fpu --variant fp-fix-reverted --expect reproduced
+      osvtriage run ppc64le-save-fpu --kernel ~/linux/vmlinux --smp 2 --json
+      osvtriage run ./my-bug.toml --out records/1
+    """
+    from osvtriage.model.verdict import Verdict
+    from osvtriage.report import live, terminal
+    from osvtriage.trial import library
+    from osvtriage.trial.run import Options
+    from osvtriage.trial.run import run as run_recipe
+
+    loaded = library.load(recipe)
+    with live.observer(quiet=as_json) as observer:
+        record, directory = run_recipe(
+            loaded, recipe, Options(accelerator=accelerator, **chosen), observer
+        )
+    if as_json:
+        terminal.print_json(record)
+    else:
+        terminal.print_record(record, directory)
+    if expect is not None:
+        return record.verdict.exit_code_expecting(Verdict(expect))
+    return record.verdict.exit_code

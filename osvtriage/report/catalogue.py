@@ -1,0 +1,62 @@
+"""Recipes as people and scripts read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from osvtriage.recipe.recipe import Probe, Recipe
+
+
+def recipes_table(recipes: Sequence[Recipe]) -> str:
+    """A line for each recipe."""
+    width = max((len(recipe.name) for recipe in recipes), default=0)
+    return "\n".join(
+        f"{recipe.name:<{width}}  {recipe.system}/{recipe.arch}  {recipe.title}"
+        for recipe in recipes
+    )
+
+
+def recipes_json(recipes: Sequence[Recipe]) -> str:
+    """All recipes as one JSON object."""
+    rows = [recipe.model_dump(mode="json", by_alias=True) for recipe in recipes]
+    return json.dumps({"schema": "osvtriage.recipes/1", "recipes": rows}, indent=2)
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """One recipe as JSON, with its defaults filled in."""
+    return json.dumps(recipe.model_dump(mode="json", by_alias=True), indent=2)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """One recipe for people."""
+    lines = [f"{recipe.name}: {recipe.title}", "", recipe.about.strip(), ""]
+    lines += [f"system   {recipe.system} on {recipe.arch}, image {recipe.image}"]
+    payload = recipe.workload.payload or "none of ours"
+    lines += [f"workload {payload}, at most {recipe.workload.limit:g} s", "", "probes"]
+    lines += [f"  {probe.name:<16} {_where(probe)}" for probe in recipe.probe]
+    lines += ["", "checks"]
+    for check in recipe.check:
+        parameters = ", ".join(f"{name} {value}" for name, value in check.parameters.items())
+        lines.append(f"  {check.kind:<20} {parameters}")
+    lines += ["", "variants"]
+    lines += [f"  {item.name:<22} {item.expect:<11} {item.title}" for item in recipe.variant]
+    if recipe.references:
+        lines += ["", "references", *(f"  {reference}" for reference in recipe.references)]
+    return "\n".join(lines)
+
+
+def _where(probe: Probe) -> str:
+    if probe.call is not None:
+        text = f"around each call of {probe.call.to}"
+        if probe.call.inside:
+            text += f" in {', '.join(probe.call.inside)}"
+        if probe.call.not_in:
+            text += f" outside {', '.join(probe.call.not_in)}"
+    else:
+        text = f"at {probe.function}"
+        if probe.until_after_call:
+            text += f", until its call of {probe.until_after_call} returns"
+    if probe.arm is not None:
+        text += f"; armed for {probe.arm.stops} stops after each {probe.arm.after}"
+    return text

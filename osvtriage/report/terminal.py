@@ -1,0 +1,249 @@
+"""A run record as a person reads it: the verdict, what was expected beside what was seen, the chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from osvtriage.model.verdict import Verdict
+from osvtriage.report.printable import one_line
+from osvtriage.trial.record import FindingRecord, FrameRecord, PayloadRecord, RunRecord
+from osvtriage.trial.verify import Control
+
+_STYLES = {
+    Verdict.REPRODUCED: "bold red",
+    Verdict.CLEAN: "bold green",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.ERROR: "bold magenta",
+}
+# Kinds of finding that are shown whole; the others get a line each.
+_SHOWN_WHOLE = 2
+
+
+def stdout() -> Console:
+    """The console for results: no wrapping, no markup, colours only on a terminal."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def print_json(record: RunRecord) -> None:
+    """The record as one JSON object."""
+    print(json.dumps(record.to_json(), indent=2))
+
+
+def print_record(record: RunRecord, directory: Path) -> None:
+    """The record for people."""
+    console = stdout()
+    for line in _lines(record, directory):
+        console.print(line)
+
+
+def _lines(record: RunRecord, directory: Path) -> Iterator[Text]:
+    yield _headline(record)
+    yield Text(one_line(record.reason) if record.verdict is not Verdict.ERROR else record.reason)
+    if record.hint:
+        yield Text(f"  {one_line(record.hint)}")
+    for patch in record.patches:
+        yield from _patch(patch.symbol, patch.before, patch.after)
+    yield from _findings(record.findings)
+    yield from _counts(record)
+    if record.payload is not None:
+        yield from _payload(record.payload, record.agreement)
+    yield Text()
+    yield Text(f"time     {_times(record)}", "dim")
+    yield Text(f"again    {one_line(record.command)}", "dim")
+    yield Text(f"record   {one_line(str(directory))}", "dim")
+
+
+def _headline(record: RunRecord) -> Text:
+    line = Text(record.verdict.upper(), _STYLES[record.verdict])
+    line.append(f"  {record.recipe} · {record.variant}", "bold")
+    if record.image is not None:
+        line.append(f" · {record.image.name} (Linux {one_line(record.image.kernel_version)})")
+    line.append(f" · {record.smp} vCPU{'s' * (record.smp > 1)}")
+    if record.host.accelerator:
+        line.append(f" · {record.host.accelerator}")
+    return line
+
+
+def _patch(symbol: str, before: Sequence[str], after: Sequence[str]) -> Iterator[Text]:
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    if not changed:
+        yield Text(f"patch    {symbol}: never had the fix; nothing to patch")
+    for old, new in changed:
+        address, _, old_text = old.partition(": ")
+        yield Text(
+            f"patch    {symbol} at {address}: `{old_text}` is now `{new.partition(': ')[2]}`"
+        )
+
+
+def _findings(findings: Sequence[FindingRecord]) -> Iterator[Text]:
+    kinds: dict[str, list[FindingRecord]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.signature, []).append(finding)
+    ranked = sorted(kinds.values(), key=_telling, reverse=True)
+    for group in ranked[:_SHOWN_WHOLE]:
+        yield from _finding(group)
+    if ranked[_SHOWN_WHOLE:]:
+        yield Text()
+        yield Text("also", "bold")
+    for group in ranked[_SHOWN_WHOLE:]:
+        yield Text(f"  {len(group):4} × {one_line(group[0].signature)}")
+
+
+def _telling(group: Sequence[FindingRecord]) -> tuple[bool, bool, int]:
+    """The order of kinds: damage as it happens first, then through an interrupt, then the most."""
+    first = group[0]
+    return (
+        first.check == "fp-clobber",
+        any(frame.kind == "interrupt" for frame in first.backtrace),
+        len(group),
+    )
+
+
+def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
+    finding = group[0]
+    times = f" ({len(group)} times)" if len(group) > 1 else ""
+    yield Text()
+    yield Text(f"{one_line(finding.title)}{times}", "bold")
+    pid = "?" if finding.task.pid is None else finding.task.pid
+    comm = one_line(finding.task.comm or "?")
+    yield Text(f"  task      {comm}, pid {pid}, on CPU {finding.cpu}")
+    for name, expected in finding.expected.items():
+        seen = finding.seen.get(name, "")
+        label = f"{name} (f0 is the left half)" if name == "vs0" else name
+        yield Text(f"  register  {one_line(label)}")
+        yield Text("  expected  ").append(_halves(expected), "green")
+        line = Text("  seen      ")
+        line.append_text(_marked(_halves(expected), _halves(seen)))
+        yield line
+    for name in ("fpscr", "vscr"):
+        if value := finding.evidence.get(name):
+            yield Text(f"  {name:<9} {one_line(str(value))}")
+    msrs = [finding.evidence.get(name) for name in ("live msr", "saved msr")]
+    if all(msrs):
+        yield Text(f"  msr       live {msrs[0]}, saved {msrs[1]}")
+    if kind := finding.evidence.get("class"):
+        conditions = finding.evidence.get("conditions", {})
+        shown = ", ".join(f"{name} {value}" for name, value in conditions.items())
+        yield Text(f"  class     {one_line(str(kind))}: {one_line(shown)}")
+    for number, frame in enumerate(finding.backtrace):
+        yield _frame(number, frame)
+
+
+def _frame(number: int, frame: FrameRecord) -> Text:
+    name = frame.function
+    place = f"0x{frame.address}" if name is None else f"{one_line(name)}+0x{frame.offset or 0:x}"
+    if frame.kind == "call":
+        return Text(f"  #{number:<2} {place}")
+    return Text(f"      == {frame.kind}: {one_line(frame.note or '')}, at {place}", "cyan")
+
+
+def _halves(value: str) -> str:
+    return f"{value[:16]} {value[16:]}" if len(value) == 32 else value
+
+
+def _marked(expected: str, seen: str) -> Text:
+    line = Text()
+    for index, digit in enumerate(seen):
+        same = index < len(expected) and expected[index] == digit
+        line.append(digit, None if same else "bold red")
+    return line
+
+
+def _counts(record: RunRecord) -> Iterator[Text]:
+    if record.probes:
+        yield Text()
+    width = max((len(probe.name) for probe in record.probes), default=0)
+    for probe in record.probes:
+        hits = f"≥ {probe.hits}" if probe.disarmed else str(probe.hits)
+        needed = f", {probe.required} required" if probe.required else ""
+        yield Text(f"probe    {probe.name:<{width}}  {hits} hits{needed}")
+    for check in record.checks:
+        if check.examined:
+            classes = ", ".join(f"{count} {name}" for name, count in sorted(check.classes.items()))
+            yield Text(f"check    {check.check} at {check.probe}: {one_line(classes)}")
+
+
+def _payload(payload: PayloadRecord, agreement: str) -> Iterator[Text]:
+    roads = ", ".join(
+        f"{one_line(name)} {road['corrupted']}/{road['processes']}"
+        for name, road in payload.roads.items()
+    )
+    said = "saw corruption" if payload.corrupt else "saw none"
+    if not payload.ended:
+        said += ", and did not come to its end"
+    style = "bold yellow" if agreement == "differ" else ""
+    words = {"agree": "agrees with the probes", "differ": "DISAGREES with the probes"}
+    line = Text(f"guest    user space ({one_line(payload.name or '?')}) {said}")
+    if roads:
+        line.append(f"; corrupted processes: {roads}")
+    if agreement in words:
+        line.append(f"; {words[agreement]}", style)
+    yield line
+
+
+def _times(record: RunRecord) -> str:
+    timings = record.timings
+    parts = [f"total {timings.total:.1f} s"]
+    parts += [
+        f"{name} {value:.1f} s"
+        for name, value in (
+            ("image", timings.image),
+            ("boot", timings.boot),
+            ("workload", timings.workload),
+        )
+        if value is not None
+    ]
+    if timings.stopped is not None:
+        parts.append(f"of which {timings.stopped:.1f} s stopped, {record.stops} stops")
+    return ", ".join(parts)
+
+
+def control_line(control: Control) -> Text:
+    """One line for one control of ``verify``."""
+    mark, style = ("holds", "green") if control.holds else ("DOES NOT HOLD", "bold red")
+    got = control.record.verdict
+    line = Text(f"{control.variant.name:<24} must be {control.variant.expect:<11} is {got:<13} ")
+    line.append(mark, style)
+    if not control.holds:
+        line.append(f"\n  {one_line(control.record.reason)}\n  {one_line(str(control.directory))}")
+    return line
+
+
+def print_controls(controls: Sequence[Control]) -> None:
+    """The last line of ``verify``."""
+    broken = sum(not control.holds for control in controls)
+    console = stdout()
+    if broken:
+        console.print(Text(f"{broken} of {len(controls)} controls do not hold", "bold red"))
+    else:
+        console.print(Text(f"all {len(controls)} controls hold", "bold green"))
+
+
+def print_controls_json(recipe: str, controls: Sequence[Control]) -> None:
+    """The result of ``verify`` as one JSON object."""
+    print(
+        json.dumps(
+            {
+                "schema": "osvtriage.verify/1",
+                "recipe": recipe,
+                "holds": all(control.holds for control in controls),
+                "controls": [
+                    {
+                        "variant": control.variant.name,
+                        "expected": control.variant.expect,
+                        "verdict": control.record.verdict,
+                        "holds": control.holds,
+                        "reason": control.record.reason,
+                        "record": str(control.directory),
+                    }
+                    for control in controls
+                ],
+            },
+            indent=2,
+        )
+    )

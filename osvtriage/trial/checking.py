@@ -1,0 +1,64 @@
+"""From the ``[[check]]`` tables of a recipe to checks that can be called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+
+from osvtriage import checks
+from osvtriage.arch import Arch
+from osvtriage.model.event import Event
+from osvtriage.model.finding import CheckResult
+from osvtriage.recipe.recipe import Recipe
+
+
+class BadCheck(Exception):
+    """A ``[[check]]`` table does not fit its kind; ``path`` leads to the key in the TOML file."""
+
+    def __init__(self, message: str, path: tuple[str | int, ...]) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def build(recipe: Recipe) -> list[checks.Check]:
+    """The checks of *recipe*, in its order.
+
+    Raises:
+        BadCheck: a kind is unknown, a parameter is unknown, missing, or names no probe.
+    """
+    return [_build(recipe, index) for index in range(len(recipe.check))]
+
+
+def run(recipe: Recipe, arch: Arch, events: Sequence[Event]) -> list[CheckResult]:
+    """What the checks of *recipe* say of *events*."""
+    return [check(arch, events) for check in build(recipe)]
+
+
+def _build(recipe: Recipe, index: int) -> checks.Check:
+    table = recipe.check[index]
+    kind = checks.KINDS.get(table.kind)
+    if kind is None:
+        message = f"unknown kind of check {table.kind!r}{_near(table.kind, checks.KINDS)}"
+        raise BadCheck(message, ("check", index, "kind"))
+    known = {field.name: field for field in fields(kind)}
+    probes = [probe.name for probe in recipe.probe]
+    for name, value in table.parameters.items():
+        path = ("check", index, name)
+        if name not in known:
+            message = f'unknown key "{name}" in [[check]] of kind {table.kind}{_near(name, known)}'
+            raise BadCheck(message, path)
+        if not isinstance(value, str):
+            raise BadCheck(f"{name} must be a string", path)
+        if name in ("probe", "after") and value not in probes:
+            raise BadCheck(f"{name} names no probe: {value!r}{_near(value, probes)}", path)
+    for name, field in known.items():
+        if name not in table.parameters and field.default is MISSING:
+            raise BadCheck(f"[[check]] of kind {table.kind} needs {name!r}", ("check", index))
+    return kind(**table.parameters)
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(word, names, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"

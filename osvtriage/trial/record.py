@@ -1,0 +1,230 @@
+"""The run record: the documented, versioned schema of ``run.json``, for writing and for reading.
+
+The contract with scripts: a change raises the number in :data:`SCHEMA`. ``docs/schemas`` holds the JSON
+schema that these models give.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from osvtriage.images import atomic
+from osvtriage.model.errors import UsageError
+from osvtriage.model.verdict import Verdict
+
+SCHEMA: Literal["osvtriage.run/1"] = "osvtriage.run/1"
+FILE = "run.json"
+
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]*$")]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PackageRecord(_Object):
+    """A Debian package that went into the image."""
+
+    name: str
+    version: str
+    sha256: Hex
+
+
+class ImageRecord(_Object):
+    """What was booted. ``kernel_sha256`` is the kernel's as booted, after patching."""
+
+    name: str
+    system: str
+    arch: str
+    kernel: str
+    kernel_version: str
+    kernel_sha256: Hex
+    kernel_sha256_original: Hex
+    symbols_sha256: Hex
+    initrd: str | None
+    initrd_sha256: Hex | None
+    packages: list[PackageRecord]
+
+
+class PatchRecord(_Object):
+    """A change to the kernel file; ``before`` and ``after`` are disassembly."""
+
+    symbol: str
+    address: Hex
+    before: list[str]
+    after: list[str]
+
+
+class InterventionRecord(_Object):
+    """Something that osvtriage did to the running guest."""
+
+    stimulus: str
+    thread: str | None
+    what: str
+
+
+class HostRecord(_Object):
+    """The machine and the programs that ran the guest."""
+
+    qemu: str | None
+    gdb: str | None
+    accelerator: str | None
+    accelerator_reason: str | None
+    python: str
+    cpus: int
+
+
+class ProbeRecord(_Object):
+    """A probe's count. ``disarmed``: its capture limit was reached, it may have been hit more often."""
+
+    name: str
+    symbol: str
+    address: list[Hex]
+    hits: int
+    disarmed: bool
+    required: int
+
+
+class FrameRecord(_Object):
+    """A frame; ``note`` names the entry of an ``interrupt`` or ``system call`` frame."""
+
+    address: Hex
+    function: str | None
+    offset: int | None
+    kind: str
+    note: str | None
+    registers: dict[str, str] | None
+
+
+class TaskRecord(_Object):
+    """The guest's thread."""
+
+    pid: int | None
+    comm: str | None
+
+
+class FindingRecord(_Object):
+    """Damage, with its evidence."""
+
+    check: str
+    title: str
+    signature: str
+    probe: str
+    cpu: int
+    task: TaskRecord
+    expected: dict[str, str]
+    seen: dict[str, str]
+    evidence: dict[str, Any]
+    backtrace: list[FrameRecord]
+
+
+class CheckRecord(_Object):
+    """What one check looked at, and how it classed it."""
+
+    check: str
+    probe: str
+    examined: int
+    findings: int
+    classes: dict[str, int]
+
+
+class PayloadRecord(_Object):
+    """What the workload in the guest reported."""
+
+    name: str | None
+    ended: bool
+    corrupt: bool
+    totals: dict[str, Any]
+    roads: dict[str, dict[str, int]]
+    unsupported: list[dict[str, str]]
+    examples: list[dict[str, str]]
+    exit_status: int | None
+
+
+class Timings(_Object):
+    """Seconds. ``stopped`` is the part of the guest's time in which it stood still."""
+
+    image: Seconds = 0
+    boot: Seconds | None = None
+    arm: Seconds | None = None
+    workload: Seconds | None = None
+    stopped: Seconds | None = None
+    total: Seconds = 0
+
+
+class RunRecord(_Object):
+    """One run, whole: what ``run --json`` prints and ``run.json`` holds."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_: Literal["osvtriage.run/1"] = Field(SCHEMA, alias="schema")
+    verdict: Verdict
+    reason: str
+    hint: str | None
+    recipe: str
+    variant: str
+    expected_verdict: Literal["reproduced", "clean"] | None
+    engine: Literal["gdb"]
+    image: ImageRecord | None
+    patches: list[PatchRecord]
+    interventions: list[InterventionRecord]
+    host: HostRecord
+    command: str
+    smp: int
+    probes: list[ProbeRecord]
+    checks: list[CheckRecord]
+    findings: list[FindingRecord]
+    payload: PayloadRecord | None
+    agreement: Literal["agree", "differ", "not-applicable"]
+    ending: str | None
+    stops: int
+    timings: Timings
+    seed: int
+    started: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON data."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def write(self, directory: Path) -> None:
+        """Write ``run.json`` into *directory*; it appears whole."""
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        with atomic.new_file(directory / FILE) as file:
+            file.write(text.encode())
+
+    @classmethod
+    def read(cls, directory: Path) -> RunRecord:
+        """The record in *directory*.
+
+        Raises:
+            UsageError: there is none, or it is not one that this version reads.
+        """
+        path = directory / FILE if directory.is_dir() else directory
+        try:
+            data = json.loads(path.read_bytes())
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {path}: {error.strerror}",
+                "name the directory that `osvtriage run` printed as its record",
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"{path} is not JSON: {error}") from error
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise UsageError(f"{path} is of schema {schema!r}; this osvtriage reads {SCHEMA!r}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{path} is damaged: {where}: {first['msg']}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a run record."""
+    return RunRecord.model_json_schema(by_alias=True, mode="serialization")

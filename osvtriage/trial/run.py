@@ -1,0 +1,269 @@
+"""A run as the command line asks for it: from names to a record on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import shlex
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from osvtriage.guest import rundir
+from osvtriage.images import atomic
+from osvtriage.images.places import runs_directory
+from osvtriage.images.record import Image
+from osvtriage.images.store import ImageStore
+from osvtriage.model.errors import OsvtriageError, UsageError
+from osvtriage.model.finding import CheckResult
+from osvtriage.model.verdict import Verdict
+from osvtriage.recipe.recipe import AS_IS, Recipe
+from osvtriage.trial import checking, record, reproducer
+from osvtriage.trial.judge import Agreement, Judgement, judge
+from osvtriage.trial.prepare import Prepared, prepare
+from osvtriage.trial.record import ImageRecord, RunRecord
+from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.trial import Seen, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user chose; ``None`` leaves it to the recipe."""
+
+    variant: str = AS_IS
+    image: str | None = None
+    kernel: Path | None = None
+    smp: int = 1
+    timeout: float | None = None
+    accelerator: Literal["auto", "tcg", "kvm"] = "auto"
+    qemu: Path | None = None
+    out: Path | None = None
+    seed: int = 1
+
+
+def run(
+    recipe: Recipe, source: str, options: Options, observer: Observer
+) -> tuple[RunRecord, Path]:
+    """Run *recipe* once; the record and the directory that holds it.
+
+    A failure of the tool or its surroundings is a record too, with the verdict *error*.
+
+    Args:
+        source: the recipe as the user named it, for the command that reproduces the run.
+
+    Raises:
+        UsageError: what is asked for does not exist or does not fit: nothing was run.
+    """
+    variant = recipe.get_variant(options.variant)
+    if variant is None:
+        names = ", ".join(item.name for item in recipe.variant)
+        raise UsageError(
+            f"recipe {recipe.name} has no variant {options.variant!r}", f"it has: {names}"
+        )
+    out = _directory(recipe, options)
+    rundir.sweep()
+    atomic.sweep(out.parent)
+    started, begun = datetime.now(UTC), time.monotonic()
+    work = _Work(recipe, options, _command(source, options))
+    with atomic.new_directory(out) as directory:
+        judgement, hint = work.outcome(directory, observer)
+        work.seen.timings["total"] = time.monotonic() - begun
+        made = work.to_record(judgement, hint, started)
+        made.write(directory)
+    return made, out
+
+
+class _Work:
+    """The stages of one run; what a failed stage leaves behind still goes into the record."""
+
+    def __init__(self, recipe: Recipe, options: Options, command: str) -> None:
+        self.recipe = recipe
+        self.options = options
+        self.command = command
+        variant = recipe.get_variant(options.variant)
+        assert variant is not None
+        self.variant = variant
+        self.image: Image | None = None
+        self.prepared: Prepared | None = None
+        self.seen = Seen()
+        self.results: list[CheckResult] = []
+
+    def outcome(self, directory: Path, observer: Observer) -> tuple[Judgement, str | None]:
+        try:
+            self._execute(directory, observer)
+        except UsageError:
+            raise
+        except OsvtriageError as error:
+            if error.exit_code != Verdict.ERROR.exit_code:
+                raise
+            reason = Judgement(Verdict.ERROR, str(error), Agreement.NOT_APPLICABLE)
+            return reason, error.hint
+        assert self.seen.ending is not None
+        probes = list(self.seen.probes.values())
+        return judge(self.results, probes, self.seen.payload, self.seen.ending), None
+
+    def _execute(self, directory: Path, observer: Observer) -> None:
+        begun = time.monotonic()
+        self.image = self._choose_image(observer)
+        request = Request(
+            recipe=self.recipe,
+            variant=self.variant,
+            image=self.image,
+            smp=self.options.smp,
+            timeout=self.options.timeout,
+            accelerator=self.options.accelerator,
+            qemu=self.options.qemu,
+            seed=self.options.seed,
+        )
+        self.prepared = prepare(request, observer)
+        self.seen.timings["image"] = time.monotonic() - begun
+        trial = Trial(request, self.prepared, directory, observer, self.seen)
+        try:
+            asyncio.run(trial.run())
+        finally:
+            self._write_evidence(directory, trial)
+        observer.phase("check", f"{len(self.seen.events)} events")
+        self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
+
+    def _write_evidence(self, directory: Path, trial: Trial) -> None:
+        """What was seen until now, also where the trial failed."""
+        assert self.prepared is not None
+        with (directory / "events.jsonl").open("w", encoding="utf-8") as file:
+            for event in self.seen.events:
+                file.write(json.dumps(event.to_json()) + "\n")
+        if trial.resolved is not None:
+            reproducer.write(
+                directory, reproducer.script(self.prepared, trial.resolved, self.command)
+            )
+
+    def _choose_image(self, observer: Observer) -> Image:
+        def progress(message: str) -> None:
+            observer.phase("image", message)
+
+        store = ImageStore()
+        image = store.ensure(self.options.image or self.recipe.image, progress)
+        return store.with_kernel(image, self.options.kernel) if self.options.kernel else image
+
+    def to_record(self, judgement: Judgement, hint: str | None, started: datetime) -> RunRecord:
+        seen, prepared = self.seen, self.prepared
+        return RunRecord(
+            schema=record.SCHEMA,
+            verdict=judgement.verdict,
+            reason=judgement.reason,
+            hint=hint,
+            recipe=self.recipe.name,
+            variant=self.variant.name,
+            expected_verdict=None if self.options.kernel else self.variant.expect,
+            engine="gdb",
+            image=self._image_record(),
+            patches=_models(record.PatchRecord, prepared.kernel.patches if prepared else ()),
+            interventions=[],
+            host=record.HostRecord(
+                qemu=seen.qemu_version,
+                gdb=seen.gdb_version,
+                accelerator=prepared.accelerator.name if prepared else None,
+                accelerator_reason=prepared.accelerator.reason if prepared else None,
+                python=platform.python_version(),
+                cpus=os.cpu_count() or 1,
+            ),
+            command=self.command,
+            smp=self.options.smp,
+            probes=[
+                record.ProbeRecord(
+                    name=probe.name,
+                    symbol=probe.symbol,
+                    address=list(probe.addresses),
+                    hits=probe.hits,
+                    disarmed=probe.disarmed,
+                    required=probe.required,
+                )
+                for probe in seen.probes.values()
+            ],
+            checks=[
+                record.CheckRecord(
+                    check=result.check,
+                    probe=str(table.parameters.get("probe", "")),
+                    examined=result.examined,
+                    findings=len(result.findings),
+                    classes=dict(result.classes),
+                )
+                for result, table in zip(self.results, self.recipe.check, strict=False)
+            ],
+            findings=_models(
+                record.FindingRecord,
+                [finding for result in self.results for finding in result.findings],
+            ),
+            payload=record.PayloadRecord.model_validate(seen.payload.to_json())
+            if seen.payload
+            else None,
+            agreement=judgement.agreement.value,
+            ending=seen.ending.sentence if seen.ending else None,
+            stops=seen.stops,
+            timings=record.Timings(
+                **{name: round(value, 4) for name, value in seen.timings.items()}
+            ),
+            seed=self.options.seed,
+            started=started.isoformat(timespec="seconds"),
+        )
+
+    def _image_record(self) -> ImageRecord | None:
+        image, prepared = self.image, self.prepared
+        if image is None:
+            return None
+        kernel = prepared.kernel.sha256 if prepared else image.kernel_sha256
+        initrd = prepared.boot.initrd if prepared else None
+        return ImageRecord(
+            name=image.name,
+            system=image.system,
+            arch=image.arch,
+            kernel=str(prepared.boot.kernel if prepared else image.kernel),
+            kernel_version=image.kernel_version,
+            kernel_sha256=kernel,
+            kernel_sha256_original=image.kernel_sha256,
+            # The symbols are read from the very file that is booted.
+            symbols_sha256=kernel,
+            initrd=str(initrd) if initrd else None,
+            initrd_sha256=prepared.initrd_sha256 if prepared else None,
+            packages=_models(record.PackageRecord, image.packages),
+        )
+
+
+def _models(model: Any, items: Any) -> list[Any]:
+    return [
+        model.model_validate(item.to_json() if hasattr(item, "to_json") else _as_dict(item))
+        for item in items
+    ]
+
+
+def _as_dict(item: Any) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
+
+
+def _directory(recipe: Recipe, options: Options) -> Path:
+    if options.out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        return runs_directory() / f"{stamp}-{recipe.name}-{options.variant}-{os.getpid()}"
+    out = options.out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an empty directory", "choose another --out")
+    return out
+
+
+def _command(source: str, options: Options) -> str:
+    parts = ["osvtriage", "run", source, "--variant", options.variant]
+    if options.image:
+        parts += ["--image", options.image]
+    if options.kernel:
+        parts += ["--kernel", str(options.kernel)]
+    parts += ["--smp", str(options.smp), "--seed", str(options.seed)]
+    if options.timeout is not None:
+        parts += ["--timeout", f"{options.timeout:g}"]
+    if options.accelerator != "auto":
+        parts += ["--accel", options.accelerator]
+    if options.qemu:
+        parts += ["--qemu", str(options.qemu)]
+    return shlex.join(parts)
