@@ -298,6 +298,7 @@ static pid_t start_process(const struct road *r, struct account *a, unsigned int
 	if (pid < 0)
 		fail("fork");
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		road = r;
 		account = a;
 		choose_registers(ordinal, true);
@@ -434,6 +435,7 @@ int main(int argc, char **argv)
 	unsigned int tasks = 4, processes = 0;
 	bool wait = false;
 
+	opterr = 0;
 	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
 		switch (o) {
 		case 's': seed = number("seed", optarg, 0, UINT64_MAX); break;
@@ -447,7 +449,7 @@ int main(int argc, char **argv)
 		case 't': tasks = number("tasks", optarg, 0, TASKS_MAX); break;
 		case 'w': wait = true; break;
 		case 'h': fputs(help, stdout); return 0;
-		default: usage_error("fpstate: no such option, or its value is missing");
+		default: usage_error("'%s' is no option, or lacks its value", argv[optind - 1]);
 		}
 	if (optind < argc || tasks & 1)
 		usage_error(tasks & 1 ? "--tasks: they work in pairs" : "'%s' is no option", argv[optind]);
@@ -481,7 +483,8 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < tasks; i++)
 		if (pipe(pipes[i]))
 			fail("pipe");
-	say("road name=%s processes=%u", background.name, tasks);
+	if (tasks)
+		say("road name=%s processes=%u", background.name, tasks);
 	for (unsigned int i = 0; i < tasks; i++) {
 		pids[i] = start_process(&background, &accounts[i], i);
 		if (pids[i] == 0) {

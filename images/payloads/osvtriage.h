@@ -39,6 +39,7 @@ usage_error(const char *format, ...)
 {
 	va_list ap;
 
+	fprintf(stderr, "%s: ", program_invocation_short_name);
 	va_start(ap, format);
 	vfprintf(stderr, format, ap);
 	va_end(ap);

@@ -7,9 +7,11 @@ from osvtriage.arch.base import Arch, Word
 _WORDS = {
     **{
         name: Word(64, name)
-        for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
-        + tuple(f"r{n}" for n in range(8, 16))
-        + ("fs_base", "gs_base", "k_gs_base")
+        for name in (
+            *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
+            *(f"r{n}" for n in range(8, 16)),
+            *("fs_base", "gs_base", "k_gs_base"),
+        )
     },
     **{f"xmm{n}": Word(128, f"xmm{n}", "v4_int32") for n in range(16)},
     "pc": Word(64, "rip"),
@@ -19,7 +21,7 @@ _WORDS = {
 
 
 def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple[int, int]]:
-    """The ``call rel32`` instructions (E8) in *code* that go to one of *targets*: (address, target).
+    """The ``call rel32`` (E8) in *code* that go to one of *targets*: (address, target).
 
     A byte E8 inside another instruction can look like one, but hardly with the right displacement.
     """

@@ -104,10 +104,10 @@ class GiveupConditions:
     """The thread's three conditions at ``__giveup_fpu``, evaluated literally, with their class.
 
     (1) ``thread.fp_state.fpr`` does not hold the FPSCR before the save, (2) it does after it, and
-    (3) MSR_FP is set in the task's saved MSR and in the live one. They are necessary, not sufficient:
-    with FPSCR = 0 and a task whose f0 becomes 0.0 they hold on a fixed kernel. So they are a finding
-    only where the save itself put the FPSCR into the slot, or where an earlier damaging save of the
-    same task was seen; all else that meets them is *indistinct*.
+    (3) MSR_FP is set in the task's saved MSR and in the live one. They are necessary, not
+    sufficient: with FPSCR = 0 and a task whose f0 becomes 0.0 they hold on a fixed kernel. So they
+    are a finding only where the save itself put the FPSCR into the slot, or where an earlier
+    damaging save of the same task was seen; all else that meets them is *indistinct*.
 
     Args:
         probe: the probe at ``__giveup_fpu``, whose exit follows the save.

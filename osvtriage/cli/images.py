@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from osvtriage.cli.options import complete_image, json_option
+
 # The work's own modules bring pydantic: they are imported in the commands, so that `--help` and
 # shell completion answer at once.
 if TYPE_CHECKING:
@@ -18,17 +20,7 @@ if TYPE_CHECKING:
     from osvtriage.images.store import ImageSummary
 
 
-def complete_image(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[str]:
-    """Shell completion of an image's name."""
-    from osvtriage.images.names import image_names
-
-    return [name for name in image_names() if name.startswith(incomplete)]
-
-
 _name = click.argument("name", shell_complete=complete_image)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
@@ -41,7 +33,7 @@ def images() -> None:
 
 
 @images.command("list")
-@_json
+@json_option
 def list_images(as_json: bool) -> None:
     """List all images, made or not.
 
@@ -68,7 +60,7 @@ def list_images(as_json: bool) -> None:
 
 @images.command()
 @_name
-@_json
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show what the image NAME is made of and where its files are.
 
@@ -89,7 +81,7 @@ def show(name: str, as_json: bool) -> None:
 @images.command()
 @_name
 @click.option("--update", is_flag=True, help="Make it again if Debian has newer packages.")
-@_json
+@json_option
 def build(name: str, update: bool, as_json: bool) -> None:
     """Make the image NAME from Debian's packages, where that is still to be done.
 
@@ -121,7 +113,7 @@ def build(name: str, update: bool, as_json: bool) -> None:
 @click.option("--system", default="linux", show_default=True, help="The operating system.")
 @click.option("--append", help="Kernel arguments, in place of the default image's.")
 @click.option("--memory", type=click.IntRange(min=64), metavar="MIB", help="Memory of the guest.")
-@_json
+@json_option
 def add(
     name: str,
     kernel: Path,
@@ -162,7 +154,7 @@ def remove(name: str) -> None:
 
 @images.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_image)
-@_json
+@json_option
 def verify(names: tuple[str, ...], as_json: bool) -> None:
     """Read the files of the images again and compare their SHA-256 sums with the recorded ones.
 

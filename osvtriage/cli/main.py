@@ -18,7 +18,7 @@ import click
 
 from osvtriage.model.errors import Interrupted, OsvtriageError, UsageError
 
-# name -> (module, attribute, help). Modules are imported when their command is called: --help is quick.
+# name -> (module, attribute, help). A module is imported when its command is called: --help is quick.
 _COMMANDS = {
     "run": ("osvtriage.cli.run", "run", "Run a recipe once and give a verdict."),
     "verify": ("osvtriage.cli.verify", "verify", "Run every variant of a recipe: its controls."),
@@ -64,8 +64,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Reproduce and triage state-corruption bugs in real OSv and Linux guests.
 
-    osvtriage boots a guest in QEMU, stops it with gdb at the right places, compares registers with what
-    they must be, and gives a verdict with its evidence.
+    osvtriage boots a guest in QEMU, stops it with gdb at the right places, compares registers with
+    what they must be, and gives a verdict with its evidence.
 
     \b
     Examples:
@@ -81,7 +81,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; nothing else is raised but KeyboardInterrupt."""
+    """Run the command line and return its exit status; nothing is raised."""
     try:
         status = cli.main(args=arguments, prog_name="osvtriage", standalone_mode=False)
         sys.stdout.flush()
@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted", None)
         return Interrupted.exit_code
     except BrokenPipeError:
-        # Whoever read us has gone (`| head`). Python would complain once more when it closes stdout.
+        # Whoever read us has gone (`| head`). Python would complain once more when it closes
+        # stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OsvtriageError.exit_code
     except OsvtriageError as error:

@@ -38,8 +38,8 @@ def verify(
 ) -> int:
     """Run every variant of RECIPE, each against the verdict that it must give.
 
-    \b
-    Exit status: 0 all controls hold, 1 one does not, 125 or 128 where one was inconclusive or failed.
+    Exit status: 0 all controls hold, 1 one does not, 125 or 128 where one was inconclusive or
+    failed.
 
     \b
     Examples:

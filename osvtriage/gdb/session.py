@@ -1,8 +1,8 @@
 """A gdb that is driven over MI: pygdbmi's parser, our own reading.
 
 Every command has a token and a deadline; its answer is the result record with that token. Stops are
-asynchronous records and never mistaken for answers: ``^running`` is not ``*stopped``. (pygdbmi's own
-controller sends no tokens and waits a fixed time: 4 breakpoint hits a second were measured.)
+asynchronous records and never mistaken for answers: ``^running`` is not ``*stopped``. (pygdbmi's
+own controller sends no tokens and waits a fixed time: 4 breakpoint hits a second were measured.)
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ class MiSession:
         except TimeoutError:
             last = " / ".join(self._last_words)
             raise LimitExceeded(
-                f"gdb did not answer `{command}` within {limit:g} s; it last said: {last or 'nothing'}"
+                f"gdb did not answer `{command}` within {limit:g} s; "
+                f"it last said: {last or 'nothing'}"
             ) from None
         finally:
             del self._answers[token]

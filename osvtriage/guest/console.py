@@ -38,7 +38,8 @@ class Console:
     async def lines(self) -> AsyncIterator[str]:
         """Every line the guest prints, without its end, until QEMU closes the console.
 
-        Bytes that are not UTF-8 become U+FFFD; control characters stay: what shows a line escapes it.
+        Bytes that are not UTF-8 become U+FFFD; control characters stay: what shows a line escapes
+        it.
         """
         spawn = self._spawn
         assert spawn is not None

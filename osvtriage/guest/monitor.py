@@ -43,7 +43,8 @@ class Monitor:
         try:
             async with asyncio.timeout(CONNECT_LIMIT):
                 while True:
-                    # QEMU says nowhere that its socket is there: the connection attempt is the test.
+                    # QEMU says nowhere that its socket is there: the connection attempt is the
+                    # test.
                     try:
                         await self._client.connect(str(path))
                         break

@@ -1,4 +1,4 @@
-"""osvtriage's side of the supervisor: starting QEMU and gdb under it, and hearing how they ended."""
+"""osvtriage's side of the supervisor: QEMU and gdb are started under it; how they end is heard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pathlib import Path
 from osvtriage.guest import rundir, supervisor
 from osvtriage.model.errors import GuestError
 
-# Python's start and two execs: 0.1 s measured idle. A machine that is swapping may take a hundredfold.
+# Python's start and two execs: 0.1 s measured idle. A machine that is swapping may take a
+# hundredfold.
 START_LIMIT = 20.0
 
 

@@ -20,6 +20,7 @@ class Boot:
     memory: int
     smp: int
     accelerator: str
+    cpu: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
     arguments = [str(qemu)]
     for machine in boot.arch.machine:
         arguments += ["-M", machine]
-    arguments += ["-accel", boot.accelerator, "-cpu", boot.arch.cpu]
+    arguments += ["-accel", boot.accelerator, "-cpu", boot.cpu]
     arguments += ["-m", str(boot.memory), "-smp", str(boot.smp)]
     arguments += ["-nodefaults", "-vga", "none", "-display", "none", "-nic", "none", "-no-reboot"]
     arguments += ["-kernel", str(boot.kernel)]

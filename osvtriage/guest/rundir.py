@@ -66,7 +66,7 @@ def sweep() -> list[Path]:
 
 
 def _kill_users(directory: Path) -> None:
-    """End the QEMU whose command line names a socket in *directory*: its name is random, so ours."""
+    """End the QEMU that has a socket in *directory*: the name is random, so it is ours."""
     needle = os.fsencode(directory) + b"/"
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():

@@ -1,14 +1,15 @@
 """The process that outlives osvtriage by a moment: it starts QEMU and gdb, and ends them.
 
-Run as a script, by path, with Python's isolated mode: standard library only, nothing of osvtriage. It
-holds the read end of a pipe (its standard input) whose write end only osvtriage has. When that closes,
-however osvtriage ended, it kills what it started and removes the run's directory of sockets.
+Run as a script, by path, with Python's isolated mode: standard library only, nothing of osvtriage.
+It holds the read end of a pipe (its standard input) whose write end only osvtriage has. When that
+closes, however osvtriage ended, it kills what it started and removes the run's directory of
+sockets.
 
 PR_SET_PDEATHSIG would not do: it fires when the spawning *thread* ends, and misses grandchildren.
 
-Standard input, first line: ``{"directory": …, "children": [{"name", "argv", "fds": [in, out, err]}]}``.
-Standard output: one JSON line for each child that started (``{"name", "pid"}``), could not be started
-(``{"name", "error"}``), or ended (``{"name", "status"}``, negative for a signal).
+Standard input, first line: ``{"directory", "children": [{"name", "argv", "fds": [in, out, err]}]}``.
+Standard output: one JSON line for each child that started (``{"name", "pid"}``), could not be
+started (``{"name", "error"}``), or ended (``{"name", "status"}``, negative for a signal).
 """
 
 import contextlib

@@ -6,7 +6,7 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
-from osvtriage.images.atomic import new_file
+from osvtriage.images.atomic import new_file, sweep
 from osvtriage.images.cpio import archive, character_device, directory, regular, symlink
 from osvtriage.images.places import cache_directory
 from osvtriage.model.errors import ImageError
@@ -62,6 +62,7 @@ def make_initramfs(busybox: Path, payload: Path | None) -> Path:
     name = hashlib.sha256(contents).hexdigest()
     path = cache_directory() / "initramfs" / f"{name}.cpio"
     if not _is_whole(path, len(contents)):
+        sweep(path.parent)
         with new_file(path) as file:
             file.write(contents)
     return path

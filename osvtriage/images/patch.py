@@ -1,7 +1,7 @@
 """Patching a copy of a kernel file at places found by disassembly.
 
-A copy, not guest memory: the result is a kernel like any other, that plain QEMU boots and a recorded
-execution replays.
+A copy, not guest memory: the result is a kernel like any other, that plain QEMU boots and a
+recorded execution replays.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from osvtriage.arch import Arch
-from osvtriage.images.atomic import new_directory
+from osvtriage.images.atomic import new_directory, sweep
 from osvtriage.images.places import cache_directory
 from osvtriage.images.processes import install_command, run
 from osvtriage.images.progress import Progress, silent
@@ -71,6 +71,7 @@ def compile_payload(source: Path, arch: Arch, progress: Progress = silent) -> Pa
     if result.is_file():
         return result
     progress(f"compiling {source.name} for {arch.name}")
+    sweep(directory.parent)
     with new_directory(directory) as scratch:
         output = scratch / source.stem
         command = [str(program), *flags, "-o", str(output), str(source.absolute())]

@@ -24,8 +24,8 @@ class ProbePlan:
     """One probe: where it stops, what it takes, and when it is armed.
 
     ``limit`` is the number of stops at its entries after which it disarms for good. ``arm_after``
-    names the probe whose passage arms this one for ``arm_stops`` more entries; ``None`` arms it at once.
-    ``callee`` is the function about to be called at the entries, where these are calls.
+    names the probe whose passage arms this one for ``arm_stops`` more entries; ``None`` arms it at
+    once. ``callee`` is the function about to be called at the entries, where these are calls.
     """
 
     name: str

@@ -19,7 +19,7 @@ class Verdict(StrEnum):
         return _EXIT_CODES[self]
 
     def exit_code_expecting(self, expected: Verdict) -> int:
-        """0 for the expected verdict, 1 for the opposite conclusive one, 125 and 128 as they are."""
+        """0 for the expected verdict, 1 for the opposite conclusive one, else as it is."""
         if self is expected:
             return 0
         return 1 if self in (Verdict.REPRODUCED, Verdict.CLEAN) else self.exit_code

@@ -1,8 +1,8 @@
 """The recipe: one bug, as data.
 
 A recipe says where to look (``[[probe]]``), what must hold there (``[[check]]``), how to provoke it
-(``[workload]``), how to bring it back or leave it (``[[patch]]``, ``[[variant]]``), and which verdict
-each variant must give.
+(``[workload]``), how to bring it back or leave it (``[[patch]]``, ``[[variant]]``), and which
+verdict each variant must give.
 """
 
 from __future__ import annotations

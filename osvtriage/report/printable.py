@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-# C0 and C1 controls, DEL, bidirectional overrides, and lone surrogates; line feed and tab are harmless.
+# C0 and C1 controls, DEL, bidirectional overrides, and lone surrogates; line feed and tab are
+# harmless.
 _HOSTILE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )

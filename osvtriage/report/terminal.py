@@ -1,4 +1,4 @@
-"""A run record as a person reads it: the verdict, what was expected beside what was seen, the chain."""
+"""A run record as a person reads it: the verdict, expected beside seen, the call chain."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
 from osvtriage.model.event import Frame, source_name
 
-# st_info's low nibble (System V ABI, chapter 4): NOTYPE is what assembler labels without .type have.
+# st_info's low nibble (System V ABI, chapter 4): NOTYPE is what assembler labels without .type
+# have.
 _NOTYPE, _OBJECT, _FUNC = 0, 1, 2
 _SHF_EXECINSTR = 0x4
 

@@ -1,7 +1,8 @@
 """Offsets in a Linux kernel's structures, read from the kernel's own instructions.
 
 Users bring kernels without debug information and without headers: so each offset is taken from a
-function whose source fixes what it means. A shape that is not there is an error that shows the code.
+function whose source fixes what it means. A shape that is not there is an error that shows the
+code.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def offsets(elf: ElfImage) -> dict[str, int]:
 def _ppc64le(elf: ElfImage) -> dict[str, int]:
     found: dict[str, int] = {}
 
-    # arch/powerpc/kernel/fpu.S, _GLOBAL(save_fpu): addi r3,r3,THREAD; PPC_LL r6,THREAD_FPSAVEAREA(r3);
-    # PPC_LL r5,PT_REGS(r3); PPC_LCMPI 0,r6,0; bne 2f; addi r6,r3,THREAD_FPSTATE; … stfd fr0,FPSTATE_FPSCR(r6)
+    # arch/powerpc/kernel/fpu.S, _GLOBAL(save_fpu):
+    #   addi r3,r3,THREAD; PPC_LL r6,THREAD_FPSAVEAREA(r3); PPC_LL r5,PT_REGS(r3); PPC_LCMPI 0,r6,0;
+    #   bne 2f; addi r6,r3,THREAD_FPSTATE; 2: …; mffs fr0; stfd fr0,FPSTATE_FPSCR(r6)
     save_fpu = _code(elf, "save_fpu")
     found["thread"] = _first(elf, save_fpu, r"addi r3, r3, (\S+)")
     found["thread.regs"] = _first(elf, save_fpu, r"ld r5, (\S+)\(r3\)")

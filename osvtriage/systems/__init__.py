@@ -1,1 +1,1 @@
-"""What is known of guest systems. Standard library only: gdb's own Python loads this package too."""
+"""What is known of guest systems. Standard library only: gdb's own Python loads it too."""

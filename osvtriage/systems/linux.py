@@ -1,8 +1,8 @@
 """Linux: where in a task the things are that probes ask for by name.
 
-A *path* is a list of offsets from ``current``: all but the last are followed as pointers. The offsets
-come from the kernel's own code (:mod:`osvtriage.symbols.linux`); this module only says how they
-combine.
+A *path* is a list of offsets from ``current``: all but the last are followed as pointers. The
+offsets come from the kernel's own code (:mod:`osvtriage.symbols.linux`); this module only says how
+they combine.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 COMM_BYTES = 16
 # What the first task is called in its initialiser (INIT_TASK_COMM, include/linux/init_task.h).
 FIRST_COMM = b"swapper\0"
-# Called once the kernel is up, just before the first user program: all its self-modification at boot
-# (feature fixups, ftrace, alternatives) is done, no user task exists yet. fs/exec.c, since v5.8.
+# Called once the kernel is up, just before the first user program: all its self-modification at
+# boot (feature fixups, ftrace, alternatives) is done, no user task exists yet. fs/exec.c, since
+# v5.8.
 LAST_BOOT_FUNCTION = "kernel_execve"
 # The string in every kernel that names its exact build, init/version.c.
 BANNER = "linux_banner"

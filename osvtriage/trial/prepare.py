@@ -43,7 +43,9 @@ def prepare(request: Request, observer: Observer) -> Prepared:
         )
     qemu = programs.find_qemu(arch, request.qemu)
     gdb = programs.find_gdb(arch)
-    chosen = accelerator.choose(arch, request.accelerator, qemu)
+    # No recipe says yet that it is sound under KVM, so KVM runs only when it is asked for.
+    wanted_accelerator = "kvm" if request.accelerator == "kvm" else "tcg"
+    chosen = accelerator.choose(arch, wanted_accelerator, qemu)
 
     def progress(message: str) -> None:
         observer.phase("image", message)
@@ -65,6 +67,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
             memory=image.memory,
             smp=request.smp,
             accelerator=chosen.name,
+            cpu=chosen.cpu,
         ),
         kernel=kernel,
         initrd_sha256=file_sha256(initrd),

@@ -1,7 +1,7 @@
 """The run record: the documented, versioned schema of ``run.json``, for writing and for reading.
 
-The contract with scripts: a change raises the number in :data:`SCHEMA`. ``docs/schemas`` holds the JSON
-schema that these models give.
+The contract with scripts: a change raises the number in :data:`SCHEMA`. ``docs/schemas`` holds the
+JSON schema that these models give.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class HostRecord(_Object):
 
 
 class ProbeRecord(_Object):
-    """A probe's count. ``disarmed``: its capture limit was reached, it may have been hit more often."""
+    """A probe's count. ``disarmed``: its capture limit was reached, it may have been hit more
+    often."""
 
     name: str
     symbol: str

@@ -29,8 +29,8 @@ from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
 
-# Linux reaches its first program in 7.5 s under TCG on an idle host (measured); with every processor
-# shared by ten others, in ten times that.
+# Linux reaches its first program in 7.5 s under TCG on an idle host (measured); with every
+# processor shared by ten others, in ten times that.
 BOOT_LIMIT = 120.0
 # What is still in the pipes when QEMU has ended is read in milliseconds.
 _DRAIN_LIMIT = 5.0
@@ -84,7 +84,6 @@ class Trial:
         Raises:
             OsvtriageError: QEMU or gdb failed, or the guest is not the kernel it should be.
         """
-        begun = time.monotonic()
         async with AsyncExitStack() as stack:
             self._stack = stack
             self._processes = Processes()
@@ -153,7 +152,8 @@ class Trial:
         )
 
     async def _resolve_probes(self) -> None:
-        """Resolve the probes; have gdb import what makes them. Its Python finds osvtriage by path."""
+        """Resolve the probes; have gdb import what makes them. Its Python finds osvtriage by
+        path."""
         self.resolved = await asyncio.to_thread(resolve, self.request.recipe, self._elf)
         plan = self.resolved.plan
         for probe in plan.probes:

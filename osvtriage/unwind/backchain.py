@@ -1,10 +1,9 @@
 """The powerpc back-chain: every frame's first doubleword points to its caller's frame.
 
-ELFv2 ABI, section 2.2.2: the caller's frame holds the return address at +16. The kernel marks a frame
-that holds a pt_regs with a word 16 bytes before it (STACK_FRAME_REGS_MARKER,
+ELFv2 ABI, section 2.2.2: the caller's frame holds the return address at +16. The kernel marks a
+frame that holds a pt_regs with a word 16 bytes before it (STACK_FRAME_REGS_MARKER,
 arch/powerpc/include/asm/ptrace.h). Both the word and its place have changed with versions, so the
-frame's head is searched for either.
-gdb's own `bt` stops after two frames here.
+frame's head is searched for either. gdb's own `bt` stops after two frames here.
 """
 
 from __future__ import annotations

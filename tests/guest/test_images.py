@@ -18,10 +18,11 @@ from osvtriage.images.build import results_directory
 from osvtriage.images.cpio import archive, character_device, directory, regular, symlink
 from osvtriage.images.debian import Archive
 from osvtriage.images.payload import compile_payload
+from osvtriage.images.processes import run
 from osvtriage.images.progress import silent
 from osvtriage.images.record import Image
 from osvtriage.images.store import ImageStore, initrd
-from osvtriage.model.errors import ImageError
+from osvtriage.model.errors import ImageError, LimitExceeded
 
 pytestmark = pytest.mark.guest
 
@@ -255,6 +256,18 @@ def test_a_payload_that_does_not_compile(tmp_path: Path) -> None:
     (tmp_path / "bad.c").write_text("int main(void) { return x; }\n")
     with pytest.raises(ImageError, match=r"bad\.c does not compile for ppc64le:[^$]*undeclared"):
         compile_payload(tmp_path / "bad.c", PPC64LE)
+
+
+def test_a_program_at_work_is_heard_of_until_it_ends(tmp_path: Path) -> None:
+    ticked = tmp_path / "ticked"
+    script = f"while [ ! -e '{ticked}' ]; do :; done; echo done; exit 3"
+    done = run(["sh", "-c", script], limit=60, ticking=ticked.touch, tick_seconds=0.01)
+    assert (done.status, done.output) == (3, "done\n")
+
+
+def test_a_program_that_hangs_is_ended() -> None:
+    with pytest.raises(LimitExceeded, match="`sleep 1000` did not end within 0 s"):
+        run(["sleep", "1000"], limit=0, tick_seconds=0.01)
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Probes as gdb breakpoints that take what they see and let the guest go on.
 
-A ``gdb.Breakpoint`` whose ``stop()`` returns False costs one stop and no round trip to osvtriage. Events
-leave gdb as lines on its console stream, so they stand in the MI transcript in the order of the stops.
+A ``gdb.Breakpoint`` whose ``stop()`` returns False costs one stop and no round trip to osvtriage.
+Events leave gdb as lines on its console stream, so they stand in the MI transcript in the order of
+the stops.
 """
 
 from __future__ import annotations
