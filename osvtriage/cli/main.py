@@ -18,7 +18,8 @@ import click
 
 from osvtriage.model.errors import Interrupted, OsvtriageError, UsageError
 
-# name -> (module, attribute, help). A module is imported when its command is called: --help is quick.
+# name -> (module, attribute, help). A module is imported when its command is called, so that --help
+# is quick.
 _COMMANDS = {
     "run": ("osvtriage.cli.run", "run", "Run a recipe once and give a verdict."),
     "verify": ("osvtriage.cli.verify", "verify", "Run every variant of a recipe: its controls."),

@@ -7,7 +7,7 @@ sockets.
 
 PR_SET_PDEATHSIG would not do: it fires when the spawning *thread* ends, and misses grandchildren.
 
-Standard input, first line: ``{"directory", "children": [{"name", "argv", "fds": [in, out, err]}]}``.
+Standard input, one line: ``{"directory", "children": [{"name", "argv", "fds": [in, out, err]}]}``.
 Standard output: one JSON line for each child that started (``{"name", "pid"}``), could not be
 started (``{"name", "error"}``), or ended (``{"name", "status"}``, negative for a signal).
 """

@@ -60,7 +60,7 @@ def loads(raw: bytes, model: type[Model], name: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         where = _key_lines(text)
-        problems = sorted(_problem(detail, data, where, model) for detail in error.errors())
+        problems = sorted(_problems(error.errors(), data, where, model))
         shown = [f"{name}:{line}: {message}" for line, message in problems[:_MAX_PROBLEMS]]
         if more := len(problems) - len(shown):
             shown.append(f"{name}: and {more} more")
@@ -101,6 +101,33 @@ def _key_lines(text: str) -> dict[lines.Path, int]:
         return {}
 
 
+def _problems(
+    details: Sequence[ErrorDetails],
+    data: dict[str, Any],
+    where: Mapping[lines.Path, int],
+    model: type[BaseModel],
+) -> Iterator[tuple[int, str]]:
+    """The line and the text of each problem; the keys that one table lacks are one problem."""
+    missing: dict[lines.Path, list[str]] = {}
+    for detail in details:
+        loc = detail["loc"]
+        if detail["type"] == "missing":
+            missing.setdefault(_locate(loc, data)[0], []).append(_quoted(str(loc[-1])))
+        elif detail["type"] != "too_short" or not any(
+            other is not detail and other["loc"][: len(loc)] == loc for other in details
+        ):
+            # pydantic calls an array too short, too, when it has left out elements for errors.
+            yield _problem(detail, data, where, model)
+    for path, keys in missing.items():
+        what = f"the keys {', '.join(keys)} are" if len(keys) > 1 else f"the key {keys[0]} is"
+        yield _line(path, where), f"{what} missing {_place(path)}"
+
+
+def _line(path: lines.Path, where: Mapping[lines.Path, int]) -> int:
+    """The line of the innermost table or key of *path* that has one."""
+    return next((where[path[:n]] for n in range(len(path), 0, -1) if path[:n] in where), 1)
+
+
 def _problem(
     detail: ErrorDetails,
     data: dict[str, Any],
@@ -109,13 +136,11 @@ def _problem(
 ) -> tuple[int, str]:
     """The line and the text of one of pydantic's errors."""
     path, table = _locate(detail["loc"], data)
-    line = next((where[path[:n]] for n in range(len(path), 0, -1) if path[:n] in where), 1)
+    line = _line(path, where)
     if detail["type"] == "extra_forbidden":
         parent, key = path[:-1], str(path[-1])
         message = f"unknown key {_quoted(key)} {_place(parent)}"
         return line, message + _suggestion(key, sorted(_valid_keys(model, parent, data)))
-    if detail["type"] == "missing":
-        return line, f"the key {_quoted(str(detail['loc'][-1]))} is missing {_place(path)}"
     message = _printable(detail["msg"].removeprefix("Value error, "))
     if table:
         return line, f"{message} ({_place(path)})" if path else message

@@ -44,8 +44,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
     qemu = programs.find_qemu(arch, request.qemu)
     gdb = programs.find_gdb(arch)
     # No recipe says yet that it is sound under KVM, so KVM runs only when it is asked for.
-    wanted_accelerator = "kvm" if request.accelerator == "kvm" else "tcg"
-    chosen = accelerator.choose(arch, wanted_accelerator, qemu)
+    chosen = accelerator.choose(arch, "kvm" if request.accelerator == "kvm" else "tcg", qemu)
 
     def progress(message: str) -> None:
         observer.phase("image", message)

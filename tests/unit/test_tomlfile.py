@@ -127,9 +127,26 @@ def test_an_unknown_kind_of_a_union_names_its_table() -> None:
 
 
 def test_all_problems_are_told_in_the_order_of_the_file() -> None:
-    message = refusal('[[probe]]\nlimit = "x"\nnmae = "a"\n')
+    message = refusal('title = "t"\n[[probe]]\nlimit = "x"\nnmae = "a"\n')
     lines = [line.split(":")[1] for line in message.splitlines()]
-    assert lines == ["1", "1", "2", "3"]
+    assert lines == ["2", "3", "4"]
+
+
+def test_the_keys_that_a_table_lacks_are_told_together() -> None:
+    message = refusal("# nothing\n", ImageManifest)
+    assert message == (
+        'x.toml:1: the keys "schema", "name", "title", "system", "arch", "debian" are missing '
+        "at the top level"
+    )
+
+
+def test_an_array_whose_elements_are_wrong_is_not_called_too_short() -> None:
+    class Least(Table):
+        probe: tuple[Probe, ...] = Field(min_length=1)
+
+    message = refusal("[[probe]]\nname = 3\n", Least)
+    assert message == 'x.toml:2: "name" in [[probe]]: input should be a valid string, not 3'
+    assert "at least 1 item" in refusal("probe = []\n", Least)
 
 
 def test_no_more_than_ten_problems_are_told() -> None:
