@@ -8,6 +8,8 @@ code.
 from __future__ import annotations
 
 import re
+import sys
+from array import array
 from collections.abc import Sequence
 
 from osvtriage.model.errors import SymbolError
@@ -29,6 +31,26 @@ def offsets(elf: ElfImage) -> dict[str, int]:
     if elf.arch.name != "ppc64le":
         raise SymbolError(f"offsets of Linux on {elf.arch.name} are not known to osvtriage yet")
     return _ppc64le(elf)
+
+
+def rewritten_at_boot(elf: ElfImage) -> frozenset[int]:
+    """The addresses of the instructions that ftrace rewrites when the kernel boots.
+
+    The kernel lists the sites in __mcount_loc (kernel/trace/ftrace.c). On powerpc the entry is the
+    `bl _mcount` or the first of two `nop`s (arch/powerpc/kernel/trace/ftrace.c): the instruction
+    before it (`std r0,16(r1)`) and the one behind it can change as well.
+    """
+    try:
+        start = elf.symbol("__start_mcount_loc").address
+        stop = elf.symbol("__stop_mcount_loc").address
+    except SymbolError:
+        # A kernel without ftrace rewrites nothing for it.
+        return frozenset()
+    sites = array("Q", elf.read(start, stop - start))
+    if sys.byteorder != elf.arch.byte_order:
+        sites.byteswap()
+    size = elf.arch.instruction_bytes or 1
+    return frozenset(site + offset for site in sites for offset in (-size, 0, size))
 
 
 def _ppc64le(elf: ElfImage) -> dict[str, int]:

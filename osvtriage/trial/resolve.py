@@ -19,21 +19,21 @@ _TASK = ("pid", "comm", "start_time")
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What gdb gets, where it first stops the guest, and which kernel it must be then."""
+    """What gdb gets, where it first stops the guest, and what must be in its memory then.
+
+    ``code`` has the addresses whose instructions must be the file's: those of the probes, moved on
+    past what the kernel itself rewrites at boot.
+    """
 
     plan: GdbPlan
     rendezvous: int
+    code: tuple[int, ...]
     banner_address: int
     banner: bytes
 
     def callee(self, probe: str) -> int | None:
         """The function that is called where *probe* stops, if it stops at calls."""
         return next(item.callee for item in self.plan.probes if item.name == probe)
-
-    def stops(self) -> list[int]:
-        """Every address at which some probe stops."""
-        probes = self.plan.probes
-        return sorted({at for probe in probes for at in (*probe.entries, *probe.exits)})
 
 
 def resolve(recipe: Recipe, elf: ElfImage) -> Resolved:
@@ -48,19 +48,33 @@ def resolve(recipe: Recipe, elf: ElfImage) -> Resolved:
         name: Field(path.path, path.size) for name, path in linux.task_fields(offsets).items()
     }
     calls = _calls(recipe.probe, elf)
-    probes = [_probe(probe, elf, fields, calls) for probe in recipe.probe]
+    found = [_probe(probe, elf, fields, calls) for probe in recipe.probe]
+    probes = tuple(probe for probe in found if probe is not None)
     return Resolved(
         plan=GdbPlan(
             arch=elf.arch.name,
             current_base="r13",
             current_offset=offsets["current"],
             task_fields={name: fields[name] for name in _TASK},
-            probes=tuple(probe for probe in probes if probe is not None),
+            probes=probes,
         ),
         rendezvous=elf.symbol(linux.LAST_BOOT_FUNCTION).entry,
+        code=_steady(elf, {at for probe in probes for at in (*probe.entries, *probe.exits)}),
         banner_address=elf.symbol(linux.BANNER).address,
         banner=elf.string(linux.BANNER),
     )
+
+
+def _steady(elf: ElfImage, addresses: Iterable[int]) -> tuple[int, ...]:
+    """The *addresses*, each moved on to the next instruction that stays as it is in the file."""
+    rewritten = linux_symbols.rewritten_at_boot(elf)
+    size = elf.arch.instruction_bytes or 1
+    steady = set()
+    for address in addresses:
+        while address in rewritten:
+            address += size
+        steady.add(address)
+    return tuple(sorted(steady))
 
 
 def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:

@@ -183,7 +183,7 @@ class Trial:
             raise GuestError(f"the guest's linux_banner is {there!r}, the kernel file's {banner!r}")
         size = self.prepared.arch.instruction_bytes or 4
         patched = [int(patch.address, 16) for patch in self.prepared.kernel.patches]
-        for address in [*resolved.stops(), *patched]:
+        for address in [*resolved.code, *patched]:
             there = await self._gdb.read_memory(address, size)
             wanted = self._elf.read(address, size)
             if there != wanted:
