@@ -28,6 +28,12 @@ def parse(line: str) -> PayloadLine | None:
     return PayloadLine(match[1], values)
 
 
+# What /init prints when the guest has booted; it then waits for a line on the console if WAIT is on
+# the kernel's command line.
+READY = "ready"
+WAIT = "osvtriage_wait=1"
+
+
 @dataclass(slots=True)
 class PayloadReport:
     """What the workload said. ``ended`` tells whether its last line came."""

@@ -54,6 +54,11 @@ class Console:
             if matched == 2:
                 return
 
+    def send(self, line: str) -> None:
+        """Type *line* into the console."""
+        assert self._spawn is not None
+        self._spawn.sendline(line)
+
     def close(self) -> None:
         """Close the connection."""
         if self._spawn is None:

@@ -79,6 +79,10 @@ class Monitor:
             data = event.get("data", {})
             self.shutdown.set_result(Shutdown(data.get("guest", False), data.get("reason", "")))
 
+    async def resume(self) -> None:
+        """Let the guest run."""
+        await self._client.execute("cont")
+
     async def close(self) -> None:
         """Disconnect; QEMU may be gone already."""
         if self._listener is not None:

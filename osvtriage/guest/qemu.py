@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from osvtriage.arch import Arch
@@ -67,10 +67,17 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
     return [*arguments, "-append", boot.append]
 
 
-def command_line(qemu: Path, boot: Boot, sockets: Sockets, console_log: Path) -> list[str]:
-    """The whole command line: stopped at reset (-S) until gdb lets the guest go."""
+def command_line(
+    qemu: Path, boot: Boot, sockets: Sockets, console_log: Path, more_append: str = ""
+) -> list[str]:
+    """The whole command line: stopped at reset (-S) until gdb lets the guest go.
+
+    Args:
+        more_append: kernel arguments that only a guest with somebody at its console should get.
+    """
+    watched = replace(boot, append=f"{more_append} {boot.append}".strip())
     return [
-        *machine_arguments(qemu, boot),
+        *machine_arguments(qemu, watched),
         "-S",
         *_chardev("gdb", sockets.gdb),
         "-gdb",

@@ -15,7 +15,13 @@ mount -t devtmpfs -o nosuid,noexec devtmpfs /dev 2>/dev/null
 
 # The firmware and the early kernel leave a line unfinished on the console, hence the first \n: the
 # payload's lines must start at the left. One write, so that no line of the kernel's lands inside.
-printf '\nosvtriage: starting the payload\n'
+# Whoever watches this guest may want to stop it here, at the end of the boot, and let it go on with
+# a line on the console. The kernel's command line asks for that: what the kernel does not know of
+# the form name=value is in the environment of PID 1.
+printf '\nosvtriage: ready\n'
+if [ -n "$osvtriage_wait" ]; then
+    read -r _
+fi
 
 # What stood after " -- " on the kernel's command line arrives as this script's arguments.
 # A payload that is absent gives 127, as in any shell; one that a signal killed gives 128 + number.

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 COMM_BYTES = 16
 # What the first task is called in its initialiser (INIT_TASK_COMM, include/linux/init_task.h).
 FIRST_COMM = b"swapper\0"
-# Called once the kernel is up, just before the first user program: all its self-modification at
-# boot (feature fixups, ftrace, alternatives) is done, no user task exists yet. fs/exec.c, since
-# v5.8.
-LAST_BOOT_FUNCTION = "kernel_execve"
+# Where a task that goes to sleep passes, in kernel mode; kernel/sched/core.c.
+SLEEP_FUNCTION = "schedule"
 # The string in every kernel that names its exact build, init/version.c.
 BANNER = "linux_banner"
 

@@ -51,11 +51,6 @@ def script(prepared: Prepared, resolved: Resolved, title: str) -> str:
 
 def _commands(prepared: Prepared, resolved: Resolved) -> str:
     lines = ["set pagination off", "set confirm off", *prepared.arch.gdb_setup]
-    lines += [
-        "# The kernel is up, and about to start its first program.",
-        f"thbreak *{resolved.rendezvous:#x}",
-    ]
-    lines += ["continue"]
     for probe in resolved.plan.probes:
         for side, addresses in (("entry", probe.entries), ("exit", probe.exits)):
             for address in addresses:

@@ -19,15 +19,15 @@ _TASK = ("pid", "comm", "start_time")
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What gdb gets, where it first stops the guest, and what must be in its memory then.
+    """What gdb gets, and what must be in the guest's memory before a probe is armed.
 
     ``code`` has the addresses whose instructions must be the file's: those of the probes, moved on
     past what the kernel itself rewrites at boot.
     """
 
     plan: GdbPlan
-    rendezvous: int
     code: tuple[int, ...]
+    sleep_address: int
     banner_address: int
     banner: bytes
 
@@ -58,8 +58,8 @@ def resolve(recipe: Recipe, elf: ElfImage) -> Resolved:
             task_fields={name: fields[name] for name in _TASK},
             probes=probes,
         ),
-        rendezvous=elf.symbol(linux.LAST_BOOT_FUNCTION).entry,
         code=_steady(elf, {at for probe in probes for at in (*probe.entries, *probe.exits)}),
+        sleep_address=elf.symbol(linux.SLEEP_FUNCTION).entry,
         banner_address=elf.symbol(linux.BANNER).address,
         banner=elf.string(linux.BANNER),
     )

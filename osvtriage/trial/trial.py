@@ -23,7 +23,6 @@ from osvtriage.guest.qemu import Sockets, command_line
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame, ThreadKey
 from osvtriage.symbols.elf import ElfImage
-from osvtriage.systems import linux
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
@@ -74,6 +73,7 @@ class Trial:
         self.observer = observer
         self.seen = seen
         self.resolved: Resolved | None = None
+        self._ready = asyncio.Event()
         self._failure: str | None = None
         if request.recipe.workload.payload:
             self.seen.payload = PayloadReport()
@@ -114,7 +114,11 @@ class Trial:
         log = log_file(self.directory / "qemu.log")
         null = log_file(Path("/dev/null"))
         argv = command_line(
-            self.prepared.qemu, self.prepared.boot, sockets, self.directory / "console.log"
+            self.prepared.qemu,
+            self.prepared.boot,
+            sockets,
+            self.directory / "console.log",
+            payload_console.WAIT,
         )
         self._qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(self._qemu, self._gdb.child)
@@ -123,6 +127,8 @@ class Trial:
         self._console.connect(sockets.console)
         self._reading = asyncio.create_task(self._read_console(), name="console")
         self._stack.callback(self._reading.cancel)
+        # The guest boots for seconds, without gdb: what can be done meanwhile is done meanwhile.
+        await self._monitor.resume()
         await self._gdb.attach()
         for command in (
             "-gdb-set mi-async on",
@@ -135,25 +141,17 @@ class Trial:
             await self._gdb.command(command)
         for line in self.prepared.arch.gdb_setup:
             await self._gdb.cli(line)
-        await self._gdb.command(f"-target-select remote {sockets.gdb}")
-        self._elf = await asyncio.to_thread(ElfImage, self.prepared.boot.kernel, self.prepared.arch)
-        self._stack.callback(self._elf.close)
-        rendezvous = self._elf.symbol(linux.LAST_BOOT_FUNCTION).entry
-        await self._gdb.command(f"-break-insert -t -h *{rendezvous:#x}")
-        await self._gdb.command("-exec-continue")
-        limit = self._limit(BOOT_LIMIT)
-        stop = asyncio.create_task(self._stop())
-        # The guest boots for seconds; what can be done meanwhile is done meanwhile.
         await self._resolve_probes()
-        await self._until_over(stop, "the guest's first program", limit)
+        await self._until_over(self._ready.wait(), "user space", self._limit(BOOT_LIMIT))
         self.seen.timings["boot"] = time.monotonic() - begun
         self._deadline = time.monotonic() + self._limit(
             self.request.recipe.workload.limit, self.seen.timings["boot"]
         )
 
     async def _resolve_probes(self) -> None:
-        """Resolve the probes; have gdb import what makes them. Its Python finds osvtriage by
-        path."""
+        """Resolve the probes; have gdb import what makes them, which its Python finds by path."""
+        self._elf = await asyncio.to_thread(ElfImage, self.prepared.boot.kernel, self.prepared.arch)
+        self._stack.callback(self._elf.close)
         self.resolved = await asyncio.to_thread(resolve, self.request.recipe, self._elf)
         plan = self.resolved.plan
         for probe in plan.probes:
@@ -170,17 +168,29 @@ class Trial:
         begun = time.monotonic()
         assert self.resolved is not None
         self.observer.phase("arm", f"{len(self.resolved.plan.probes)} probes")
+        # Attaching stops the guest. It waits for a line, so nothing of the workload is missed; and
+        # no breakpoint has slowed the boot (QEMU looks for one at every jump: 8 % were measured).
+        stub = Sockets(self._processes.directory).gdb
+        await self._gdb.command(f"-target-select remote {stub}")
+        if await self._gdb.read_memory(self.resolved.banner_address, 1) is None:
+            # The CPU is in user mode still, from where the stub cannot read the kernel. The task
+            # that waits for the line goes to sleep next.
+            await self._gdb.command(f"-break-insert -t -h *{self.resolved.sleep_address:#x}")
+            await self._gdb.command("-exec-continue")
+            await self._until_over(self._stop(), "its first sleep", self._limit(BOOT_LIMIT))
         await self._compare_code(self.resolved)
         await self._gdb.cli(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         await self._gdb.command("-exec-continue")
+        self._console.send("go")
         self.seen.timings["arm"] = time.monotonic() - begun
 
     async def _compare_code(self, resolved: Resolved) -> None:
         """See that the guest runs the kernel of the file, at every address that matters."""
-        banner = resolved.banner
-        there = await self._gdb.read_memory(resolved.banner_address, len(banner))
-        if there != banner:
-            raise GuestError(f"the guest's linux_banner is {there!r}, the kernel file's {banner!r}")
+        there = await self._gdb.read_memory(resolved.banner_address, len(resolved.banner))
+        if there != resolved.banner:
+            raise GuestError(
+                f"the guest's linux_banner is {there!r}, the kernel file's is {resolved.banner!r}"
+            )
         size = self.prepared.arch.instruction_bytes or 4
         patched = [int(patch.address, 16) for patch in self.prepared.kernel.patches]
         for address in [*resolved.code, *patched]:
@@ -311,6 +321,9 @@ class Trial:
     async def _read_console(self) -> None:
         async for line in self._console.lines():
             if (said := payload_console.parse(line)) is not None:
+                if said.event == payload_console.READY:
+                    self._ready.set()
+                    continue
                 if self.seen.payload is not None:
                     self.seen.payload.feed(said)
                 self.observer.payload(said)

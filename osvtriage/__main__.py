@@ -1,0 +1,5 @@
+"""``python -m osvtriage``."""
+
+from osvtriage.cli.main import entry
+
+entry()
