@@ -117,18 +117,20 @@ static inline void live(const struct registers *in, struct registers *out, struc
 		"	mfvscr	0\n"
 		"	li	5, %[vscr]\n"
 		"	stxvd2x	32, %[out], 5\n"
-		: [step] "+b"(step)
-		: [in] "b"(in), [out] "b"(out), [end] "r"(end), [spin] "i"(SPIN), [eintr] "i"(-EINTR),
-		  [clone] "i"(__NR_clone), [exit] "i"(__NR_exit), [size] "i"(sizeof(struct step)),
-		  [ret] "i"(offsetof(struct step, ret)), [fpscr] "i"(offsetof(struct registers, fpscr)),
+		: [step] "+&b"(step)
+		: [in] "b"(in), [out] "b"(out), [end] "r"(end), [size] "i"(sizeof(struct step)),
+		  [spin] "i"(SPIN), [eintr] "i"(-EINTR), [clone] "i"(__NR_clone),
+		  [exit] "i"(__NR_exit), [ret] "i"(offsetof(struct step, ret)),
+		  [fpscr] "i"(offsetof(struct registers, fpscr)),
 		  [vscr] "i"(offsetof(struct registers, vscr))
-		: "memory", "r0", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "cr0",
-		  "ctr", "xer", "vscr", "fr0", "fr1", "fr2", "fr3", "fr4", "fr5", "fr6", "fr7", "fr8",
-		  "fr9", "fr10", "fr11", "fr12", "fr13", "fr14", "fr15", "fr16", "fr17", "fr18",
-		  "fr19", "fr20", "fr21", "fr22", "fr23", "fr24", "fr25", "fr26", "fr27", "fr28",
-		  "fr29", "fr30", "fr31", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9",
-		  "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",
-		  "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+		: "memory", "r0", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12",
+		  "cr0", "ctr", "xer", "vscr", "fr0", "fr1", "fr2", "fr3", "fr4", "fr5", "fr6",
+		  "fr7", "fr8", "fr9", "fr10", "fr11", "fr12", "fr13", "fr14", "fr15", "fr16",
+		  "fr17", "fr18", "fr19", "fr20", "fr21", "fr22", "fr23", "fr24", "fr25",
+		  "fr26", "fr27", "fr28", "fr29", "fr30", "fr31", "v0", "v1", "v2", "v3", "v4",
+		  "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
+		  "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27",
+		  "v28", "v29", "v30", "v31");
 }
 
 #endif

@@ -102,8 +102,11 @@ def source_name(symbol: str) -> str:
 
 
 def road(backtrace: Sequence[Frame], depth: int = 5) -> str:
-    """The innermost *depth* functions, as a part of a signature: equal for equal roads.
+    """The innermost *depth* functions and how the kernel was entered: equal for equal roads.
 
-    Offsets and the compiler's suffixes are left out: they change with every build.
+    A part of a signature. Offsets and the compiler's suffixes are left out, for they change with
+    every build.
     """
-    return "<".join(source_name(frame.function or "?") for frame in backtrace[:depth])
+    functions = "<".join(source_name(frame.function or "?") for frame in backtrace[:depth])
+    entries = [frame.kind for frame in backtrace if frame.kind != "call"]
+    return f"{functions}:{entries[-1].replace(' ', '-')}" if entries else functions

@@ -24,8 +24,9 @@ class ProbePlan:
     """One probe: where it stops, what it takes, and when it is armed.
 
     ``limit`` is the number of stops at its entries after which it disarms for good. ``arm_after``
-    names the probe whose passage arms this one for ``arm_stops`` more entries; ``None`` arms it at
-    once. ``callee`` is the function about to be called at the entries, where these are calls.
+    names the probe whose passage arms this one for ``arm_stops`` more entries, ``arm_first`` being
+    armed at once; where it is ``None`` the probe is armed at once and for good. ``callee`` is the
+    function about to be called at the entries, where these are calls.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ProbePlan:
     required: int
     arm_after: str | None = None
     arm_stops: int = 0
+    arm_first: int = 0
     callee: int | None = None
 
 

@@ -39,10 +39,11 @@ class Call(Table):
 
 
 class Arm(Table):
-    """Arm a probe for ``stops`` stops each time the probe ``after`` was passed."""
+    """Arm a probe for ``first`` passages at once, and for ``stops`` each time ``after`` was passed."""
 
     after: Name
     stops: Annotated[int, Field(ge=1, le=1000)] = 1
+    first: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class Probe(Table):

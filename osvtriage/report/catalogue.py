@@ -58,5 +58,6 @@ def _where(probe: Probe) -> str:
         if probe.until_after_call:
             text += f", until its call of {probe.until_after_call} returns"
     if probe.arm is not None:
-        text += f"; armed for {probe.arm.stops} stops after each {probe.arm.after}"
+        first = f"for the first {probe.arm.first} passages and " if probe.arm.first else ""
+        text += f"; armed {first}for {probe.arm.stops} after each {probe.arm.after}"
     return text

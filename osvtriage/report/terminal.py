@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -105,7 +105,8 @@ def _telling(group: Sequence[FindingRecord]) -> tuple[bool, bool, int]:
 
 
 def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
-    finding = group[0]
+    # A register that was zero before shows less than one that held something.
+    finding = next((one for one in group if _nonzero(one.expected)), group[0])
     times = f" ({len(group)} times)" if len(group) > 1 else ""
     yield Text()
     yield Text(f"{one_line(finding.title)}{times}", "bold")
@@ -134,12 +135,17 @@ def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
         yield _frame(number, frame)
 
 
+def _nonzero(registers: Mapping[str, str]) -> bool:
+    return any(value.strip("0") for value in registers.values())
+
+
 def _frame(number: int, frame: FrameRecord) -> Text:
     name = frame.function
     place = f"0x{frame.address}" if name is None else f"{one_line(name)}+0x{frame.offset or 0:x}"
     if frame.kind == "call":
         return Text(f"  #{number:<2} {place}")
-    return Text(f"      == {frame.kind}: {one_line(frame.note or '')}, at {place}", "cyan")
+    kind = "" if frame.kind == "system call" else f"{frame.kind}: "
+    return Text(f"      == {kind}{one_line(frame.note or frame.kind)}, at {place}", "cyan")
 
 
 def _halves(value: str) -> str:

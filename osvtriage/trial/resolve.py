@@ -146,6 +146,7 @@ def _probe(
         required=probe.required,
         arm_after=probe.arm.after if probe.arm else None,
         arm_stops=probe.arm.stops if probe.arm else 0,
+        arm_first=probe.arm.first if probe.arm else 0,
         callee=elf.functions(symbol)[0].entry if probe.call else None,
     )
 

@@ -50,8 +50,8 @@ class Probe:
         self.session = session
         self.hits = 0
         self.open_threads: set[ThreadKey] = set()
-        # Stops left in this arming; None where the probe is armed for good.
-        self.allowance: int | None = None if plan.arm_after is None else 0
+        # Passages left in this arming; None where the probe is armed for good.
+        self.allowance: int | None = None
         self.entries = [_Stop(self, "entry", address) for address in plan.entries]
         self.exits = [_Stop(self, "exit", address) for address in plan.exits]
 
@@ -102,10 +102,12 @@ class Session:
         self.probes = {probe.name: Probe(probe, self) for probe in plan.probes}
 
     def arm(self) -> None:
-        """Arm every probe that waits for no other."""
+        """Arm every probe that does not wait for another before its first passage."""
         for probe in self.probes.values():
             if probe.plan.arm_after is None:
                 probe.arm()
+            elif probe.plan.arm_first:
+                probe.arm(probe.plan.arm_first)
 
     def arm_followers(self, passed: str) -> None:
         """Arm the probes that wait for the probe *passed*."""
