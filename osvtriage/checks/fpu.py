@@ -66,7 +66,10 @@ class FpClobber:
             return UNREADABLE
         if before == after:
             return PRESERVED
-        return CLOBBERED if _goes_on_live(arch, self.live, span.exit) else RELOADED
+        live = _goes_on_live(arch, self.live, span.exit)
+        if live is None:
+            return UNREADABLE
+        return CLOBBERED if live else RELOADED
 
     def _finding(self, arch: Arch, span: Span) -> Finding:
         before, after = span.entry.registers[self.register], span.exit.registers[self.register]
@@ -155,10 +158,10 @@ class GiveupConditions:
         }
 
     def _class(self, span: Span, conditions: Mapping[str, bool | None], earlier: int | None) -> str:
+        if False in conditions.values():
+            return HARMLESS
         if None in conditions.values():
             return UNREADABLE
-        if not all(conditions.values()):
-            return HARMLESS
         status, register = span.entry.registers[self.status], span.entry.registers[self.register]
         assert status is not None
         if int(status, 16) == 0 or register is None:
@@ -213,7 +216,10 @@ def _holds(register: str, status: str) -> bool:
     return word in ((value >> 64) & 0xFFFFFFFFFFFFFFFF, value)
 
 
-def _goes_on_live(arch: Arch, bit: str, event: Event) -> bool:
+def _goes_on_live(arch: Arch, bit: str, event: Event) -> bool | None:
+    """Whether the bit is set in both MSRs; ``None`` where one that could not be read decides."""
     mask = arch.msr_bits[bit]
     msrs = (event.registers.get("msr"), event.fields.get("thread.regs.msr"))
-    return all(msr is not None and int(msr, 16) & mask for msr in msrs)
+    if any(msr is not None and not int(msr, 16) & mask for msr in msrs):
+        return False
+    return None if None in msrs else True

@@ -1,11 +1,13 @@
 """The entry point: the one place where outcomes become exit statuses.
 
-click's own defaults would make Ctrl-C, a broken pipe and a traceback exit with 1, which here means
-*reproduced*: so click runs with ``standalone_mode=False`` and everything is mapped below.
+click's own ``main()`` makes Ctrl-C, a broken pipe and a traceback exit with 1, which here means
+*reproduced* (a broken pipe even with ``standalone_mode=False``). So it is not used: the command is
+invoked in a context, and everything is mapped below.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,8 +17,13 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from osvtriage.model.errors import Interrupted, OsvtriageError, UsageError
+
+_NAME = "osvtriage"
+# What click's completion scripts put into the environment, for this name.
+_COMPLETE = "_OSVTRIAGE_COMPLETE"
 
 # name -> (module, attribute, help). A module is imported when its command is called, so that --help
 # is quick.
@@ -83,9 +90,11 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; nothing is raised."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = cli.main(args=arguments, prog_name="osvtriage", standalone_mode=False)
-        sys.stdout.flush()
+        status = _invoke(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -93,23 +102,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(error.format_message(), usage or None)
         return UsageError.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted", None)
+        _complain("interrupted; nothing of this run is left", None)
         return Interrupted.exit_code
-    except BrokenPipeError:
-        # Whoever read us has gone (`| head`). Python would complain once more when it closes
-        # stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # SystemExit is what rich makes of a broken pipe.
+        _abandon_stdout()
+        _complain("whoever read the output has gone before its end; the run has no verdict", None)
         return OsvtriageError.exit_code
     except OsvtriageError as error:
         _complain(str(error), error.hint)
         return error.exit_code
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # What can be full here is where standard output goes: all else is explained already.
+            _abandon_stdout()
+            _complain("cannot write the result: there is no space where standard output goes", None)
+            return OsvtriageError.exit_code
         import traceback
 
         traceback.print_exc()
-        _complain("this is a defect of osvtriage; the lines above tell where", None)
+        _complain(
+            "this is a defect of osvtriage; the lines above tell where",
+            "please report them, with the command line; the run has no verdict",
+        )
         return OsvtriageError.exit_code
     return status if isinstance(status, int) else 0
+
+
+def _invoke(words: list[str]) -> object:
+    """What the command returned: an exit status, or nothing."""
+    if instruction := os.environ.get(_COMPLETE):
+        return shell_complete(cli, {}, _NAME, _COMPLETE, instruction)
+    with cli.make_context(_NAME, words) as context:
+        return cli.invoke(context)
+
+
+def _abandon_stdout() -> None:
+    """Python would complain once more when it flushes and closes standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(message: str, hint: str | None) -> None:
@@ -120,19 +150,32 @@ def _complain(message: str, hint: str | None) -> None:
         if hint:
             print(f"  {printable(hint)}", file=sys.stderr)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """The guest is ended and the terminal restored on the way out, whichever signal it was.
+
+    asyncio replaces the handler of SIGINT while it runs, by one that cancels the trial.
+    """
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    handler = on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler
+    handler(number, frame)
 
 
 def entry() -> NoReturn:
     """The console script."""
-    # As Ctrl-C: the guest is ended and the terminal restored on the way out.
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    # A descriptor that the caller closed would be taken by the first file that is opened here, and
+    # a child's output would go there.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Left alone where nohup(1) has it ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _as_ctrl_c)
     status = main()
-    # A second Ctrl-C from here on has nothing left to interrupt but Python's own farewell.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # From here on there is nothing left to interrupt but Python's own farewell.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -20,6 +19,8 @@ from osvtriage.model.errors import GuestError
 # Python's start and two execs: 0.1 s measured idle. A machine that is swapping may take a
 # hundredfold.
 START_LIMIT = 20.0
+# QEMU is killed, and its memory freed, in 0.1 s.
+END_LIMIT = 20.0
 
 
 @dataclass(slots=True)
@@ -39,10 +40,9 @@ class Processes:
     """The processes of one run, and their directory of sockets. Use as an async context manager."""
 
     def __init__(self) -> None:
-        self.directory = rundir.create()
-        # Until the supervisor holds its own lock, this one keeps a sweep away.
-        self._lease: int | None = os.open(self.directory, os.O_RDONLY)
-        fcntl.flock(self._lease, fcntl.LOCK_SH)
+        # Until the supervisor holds a lock of its own, the lease keeps a sweep away.
+        self._lease: int | None
+        self.directory, self._lease = rundir.create()
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._transport: asyncio.BaseTransport | None = None
@@ -137,20 +137,18 @@ class Processes:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-        await asyncio.to_thread(process.wait)
-        self._end_orphans(process)
         if self._listener is not None:
-            await asyncio.wait([self._listener], timeout=START_LIMIT)
+            # Its end is the supervisor's, which comes when all else has ended.
+            await asyncio.wait([self._listener], timeout=END_LIMIT)
             self._listener.cancel()
+        # What a supervisor that was killed, or is stuck, has left. Before it is reaped: until then
+        # its number is that of the group and of no other.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         if self._transport is not None:
             self._transport.close()
         rundir.sweep()
-
-    def _end_orphans(self, process: subprocess.Popen[bytes]) -> None:
-        """End the process group where the supervisor was killed before it could."""
-        if process.returncode != 0:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 def log_file(path: Path) -> int:

@@ -6,7 +6,6 @@ Every row is decided by using the thing: a guest is run, a program compiled, a s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -331,11 +330,8 @@ def socket_row() -> Row:
     row = _row("sockets", "a short, private directory for unix sockets", True, ())
     elsewhere = "set XDG_RUNTIME_DIR to a short directory of your own"
     try:
-        directory = rundir.create()
-        lease = os.open(directory, os.O_RDONLY)
+        directory, lease = rundir.create()
         try:
-            # Against a sweep by another osvtriage, as in guest/processes.py.
-            fcntl.flock(lease, fcntl.LOCK_SH)
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(str(directory / "qmp-outside.sock"))
         finally:

@@ -10,6 +10,8 @@ import signal
 import tempfile
 from pathlib import Path
 
+from osvtriage.guest.qemu import escaped
+from osvtriage.images.atomic import explained
 from osvtriage.model.errors import GuestError
 
 # sun_path has 108 bytes with its NUL (unix(7)); the longest name that is put into the directory.
@@ -29,7 +31,8 @@ def base() -> Path:
     if len(os.fsencode(parent)) > 60:
         parent = Path("/tmp")
     path = parent / (f"osvtriage-{os.getuid()}" if parent == Path("/tmp") else "osvtriage")
-    path.mkdir(mode=0o700, exist_ok=True)
+    with explained(path):
+        path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise GuestError(
@@ -39,11 +42,23 @@ def base() -> Path:
     return path
 
 
-def create() -> Path:
-    """A new, empty directory for one run."""
-    path = Path(tempfile.mkdtemp(prefix="", dir=base()))
-    assert len(os.fsencode(path)) + _LONGEST_NAME <= _SOCKET_PATH_LIMIT
-    return path
+def create() -> tuple[Path, int]:
+    """A new, empty directory for one run, and a descriptor of it.
+
+    The descriptor holds the lock that keeps a sweep away: close it once another process holds one.
+    """
+    parent = base()
+    while True:
+        with explained(parent):
+            path = Path(tempfile.mkdtemp(prefix="", dir=parent))
+        assert len(os.fsencode(path)) + _LONGEST_NAME <= _SOCKET_PATH_LIMIT
+        # Another osvtriage may sweep it before it is locked: then make another.
+        with contextlib.suppress(FileNotFoundError):
+            lease = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lease, fcntl.LOCK_SH)
+            if path.exists():
+                return path, lease
+            os.close(lease)
 
 
 def sweep() -> list[Path]:
@@ -66,14 +81,13 @@ def sweep() -> list[Path]:
 
 
 def _kill_users(directory: Path) -> None:
-    """End the QEMU that has a socket in *directory*: the name is random, so it is ours."""
-    needle = os.fsencode(directory) + b"/"
+    """End the QEMU that serves the sockets in *directory*: the name is random, so it is ours.
+
+    gdb needs no such care: it ends when its input does, which osvtriage held.
+    """
+    served = os.fsencode(f"socket,id=gdb,path={escaped(directory)}/")
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
+        if process.name.isdigit():
             with contextlib.suppress(OSError):
-                argv = (process / "cmdline").read_bytes()
-                if (
-                    argv.split(b"\0", 1)[0].rpartition(b"/")[2].startswith(b"qemu")
-                    and needle in argv
-                ):
+                if served in (process / "cmdline").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)

@@ -36,8 +36,10 @@ def main() -> None:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    # Neither a terminal nor a shell knows of this process; who signals it means osvtriage.
+    asked: list[int] = []
     for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(ending, lambda *_: os.close(0))
+        signal.signal(ending, lambda number, _: asked.append(number))
 
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -52,7 +54,7 @@ def main() -> None:
                 for descriptor in set(child["fds"]):
                     os.close(descriptor)
             _say({"name": name, "pid": children[name].pid})
-        _watch(children, wake_read)
+        _watch(children, wake_read, asked)
     finally:
         _end(children.values())
         shutil.rmtree(directory, ignore_errors=True)
@@ -66,13 +68,12 @@ def _start(child: dict) -> "subprocess.Popen[bytes]":  # type: ignore[type-arg]
     )
 
 
-def _watch(children: "dict[str, subprocess.Popen[bytes]]", wake: int) -> None:
+def _watch(
+    children: "dict[str, subprocess.Popen[bytes]]", wake: int, asked: "list[int]"
+) -> None:
     running = dict(children)
-    while True:
-        try:
-            ready, _, _ = select.select([0, wake], [], [])
-        except OSError:
-            return
+    while not asked:
+        ready, _, _ = select.select([0, wake], [], [])
         if wake in ready:
             os.read(wake, 4096)
         for name, process in list(running.items()):

@@ -23,10 +23,10 @@ class Field:
 class ProbePlan:
     """One probe: where it stops, what it takes, and when it is armed.
 
-    ``limit`` is the number of stops at its entries after which it disarms for good. ``arm_after``
-    names the probe whose passage arms this one for ``arm_stops`` more entries, ``arm_first`` being
-    armed at once; where it is ``None`` the probe is armed at once and for good. ``callee`` is the
-    function about to be called at the entries, where these are calls.
+    ``limit`` is the number of stops at its entries after which it disarms for good. A thread that
+    passes the probe ``arm_after`` arms this one until it has passed here ``arm_stops`` times; the
+    first ``arm_first`` passages are those of any thread. Where ``arm_after`` is ``None`` the probe
+    is armed at once. ``callee`` is the function about to be called, where the entries are calls.
     """
 
     name: str

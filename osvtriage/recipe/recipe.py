@@ -39,7 +39,11 @@ class Call(Table):
 
 
 class Arm(Table):
-    """Arm a probe for ``first`` passages at once, and for ``stops`` each time ``after`` was passed."""
+    """Arm a probe behind a rarer one.
+
+    It stops the guest for its ``first`` passages, and then, whenever a thread has passed the probe
+    ``after``, until that thread has come here ``stops`` times. (Others that pass meanwhile stop too.)
+    """
 
     after: Name
     stops: Annotated[int, Field(ge=1, le=1000)] = 1

@@ -59,5 +59,5 @@ def _where(probe: Probe) -> str:
             text += f", until its call of {probe.until_after_call} returns"
     if probe.arm is not None:
         first = f"for the first {probe.arm.first} passages and " if probe.arm.first else ""
-        text += f"; armed {first}for {probe.arm.stops} after each {probe.arm.after}"
+        text += f"; armed {first}for {probe.arm.stops} of each thread after {probe.arm.after}"
     return text

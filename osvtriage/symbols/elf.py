@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Self
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import Section as ElfSection
 
 from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
@@ -59,16 +61,16 @@ class ElfImage:
     def __init__(self, path: Path, arch: Arch) -> None:
         self.path = path
         self.arch = arch
-        self._file = path.open("rb")
-        try:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._read_tables()
-        except (ELFError, ValueError, struct.error, IndexError) as error:
-            self._file.close()
-            raise SymbolError(f"{path} cannot be read as an ELF file: {error}") from error
-        except BaseException:
-            self._file.close()
-            raise
+        with ExitStack() as opened:
+            # What a damaged header makes pyelftools do, such as seeking to 2**63, raises these.
+            try:
+                self._file = opened.enter_context(path.open("rb"))
+                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+                opened.callback(self._map.close)
+                self._read_tables()
+            except (ELFError, ValueError, struct.error, IndexError, OSError, OverflowError) as error:
+                raise SymbolError(f"{path} cannot be read as an ELF file: {error}") from error
+            opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +99,8 @@ class ElfImage:
             if section["sh_type"] == "SHT_SYMTAB":
                 table = section
             present = section["sh_type"] != "SHT_NOBITS" and section["sh_addr"]
+            if present:
+                self._extent(section)
             sections.append(
                 Section(
                     section.name,
@@ -114,8 +118,18 @@ class ElfImage:
                 "use the unstripped vmlinux of the build",
             )
         self.sections = tuple(section for section in sections if section)
-        strings = elf.get_section(table["sh_link"]).data()
-        self._index(order, table.data(), strings, sections)
+        strings = self._map[self._extent(elf.get_section(table["sh_link"]))]
+        self._index(order, self._map[self._extent(table)], strings, sections)
+
+    def _extent(self, section: ElfSection) -> slice:
+        """Where in the file a section is; a damaged header can claim more than the file has."""
+        start, end = section["sh_offset"], section["sh_offset"] + section["sh_size"]
+        if end > len(self._map):
+            raise SymbolError(
+                f"{self.path} is cut short: its section {section.name!r} ends at byte {end}, "
+                f"the file has {len(self._map)}"
+            )
+        return slice(start, end)
 
     def _index(
         self, order: str, table: bytes, strings: bytes, sections: list[Section | None]

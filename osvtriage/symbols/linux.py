@@ -109,7 +109,10 @@ def _ppc64le(elf: ElfImage) -> dict[str, int]:
 
 
 def _code(elf: ElfImage, name: str) -> list[Instruction]:
-    return disassembly.function(elf, elf.symbol(name))
+    code = disassembly.function(elf, elf.symbol(name))
+    if not code:
+        raise SymbolError(f"{elf.path}: {name} has no code")
+    return code
 
 
 def _match(elf: ElfImage, name: str, code: Sequence[Instruction], pattern: str) -> re.Match[str]:

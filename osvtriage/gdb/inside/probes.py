@@ -50,30 +50,40 @@ class Probe:
         self.session = session
         self.hits = 0
         self.open_threads: set[ThreadKey] = set()
-        # Passages left in this arming; None where the probe is armed for good.
-        self.allowance: int | None = None
+        # Passages for which the entries stay armed: of any thread, and of one thread each.
+        self.left = plan.limit if plan.arm_after is None else plan.arm_first
+        self.left_of: dict[ThreadKey, int] = {}
         self.entries = [_Stop(self, "entry", address) for address in plan.entries]
         self.exits = [_Stop(self, "exit", address) for address in plan.exits]
 
-    def arm(self, stops: int | None = None) -> None:
-        """Let the entries stop the guest, for *stops* passages where a number is given."""
-        if self.hits >= self.plan.limit:
-            return
-        self.allowance = stops
-        _enable(self.entries, True)
+    def arm_for(self, thread: ThreadKey) -> None:
+        """Let the entries stop the guest until *thread* has passed as often as the plan says."""
+        self.left_of[thread] = self.plan.arm_stops
+        self.settle()
+
+    def settle(self) -> None:
+        """Arm or disarm the entries as the passages left demand."""
+        wanted = self.left > 0 or bool(self.left_of)
+        _enable(self.entries, wanted and self.hits < self.plan.limit)
+
+    def _count(self, thread: ThreadKey) -> None:
+        self.hits += 1
+        if thread in self.left_of:
+            self.left_of[thread] -= 1
+            if not self.left_of[thread]:
+                del self.left_of[thread]
+        elif self.left:
+            self.left -= 1
+        self.settle()
 
     def passed(self, side: Side, address: int) -> None:
         """One stop: capture, send, and see to what is armed next."""
         event = self.session.capture(self.plan, side, address)
         if side == "entry":
-            self.hits += 1
-            if self.allowance is not None:
-                self.allowance -= 1
+            self._count(event.thread)
             if self.exits:
                 self.open_threads.add(event.thread)
                 _enable(self.exits, True)
-            if self.hits >= self.plan.limit or self.allowance == 0:
-                _enable(self.entries, False)
         else:
             self.open_threads.discard(event.thread)
             # Exits stay armed only while a thread is inside: the same address may be a hot one.
@@ -83,7 +93,7 @@ class Probe:
         record = event.to_json() | {"hits": self.hits, "disarmed": disarmed}
         gdb.write(EVENT_PREFIX + json.dumps(record, separators=(",", ":")) + "\n")
         if side == "exit" or not self.exits:
-            self.session.arm_followers(self.plan.name)
+            self.session.arm_followers(self.plan.name, event.thread)
 
 
 def _enable(stops: list[_Stop], enabled: bool) -> None:
@@ -104,16 +114,13 @@ class Session:
     def arm(self) -> None:
         """Arm every probe that does not wait for another before its first passage."""
         for probe in self.probes.values():
-            if probe.plan.arm_after is None:
-                probe.arm()
-            elif probe.plan.arm_first:
-                probe.arm(probe.plan.arm_first)
+            probe.settle()
 
-    def arm_followers(self, passed: str) -> None:
-        """Arm the probes that wait for the probe *passed*."""
+    def arm_followers(self, passed: str, thread: ThreadKey) -> None:
+        """Arm, for *thread*, the probes that wait for the probe *passed*."""
         for probe in self.probes.values():
             if probe.plan.arm_after == passed:
-                probe.arm(probe.plan.arm_stops)
+                probe.arm_for(thread)
 
     def capture(self, plan: ProbePlan, side: Side, address: int) -> Event:
         """Read what *plan* asks for at this stop."""
