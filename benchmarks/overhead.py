@@ -64,7 +64,13 @@ def main() -> None:
     variant = recipe.get_variant(chosen.variant)
     assert variant is not None
     image = ImageStore().ensure(recipe.image, print)
-    request = Request(recipe=recipe, variant=variant, image=image, smp=chosen.smp)
+    request = Request(
+        recipe=recipe,
+        recipe_directory=library.find(chosen.recipe).parent,
+        variant=variant,
+        image=image,
+        smp=chosen.smp,
+    )
     prepared = prepare(request, Silent())
     command = machine_arguments(prepared.qemu, prepared.boot)
     alone: list[float] = []

@@ -57,7 +57,7 @@ static inline void make_patterns(struct registers *r, uint64_t seed, unsigned in
  *
  * EINTR means again. No signal is handled here, but a wait that task work interrupts ends so:
  * interrupt_exit_user_prepare_main() sets _TIF_RESTOREALL for TIF_SIGPENDING and not for
- * TIF_NOTIFY_SIGNAL, so that the sc is executed again with r0 = 0, restart_syscall (6.1, 6.12).
+ * TIF_NOTIFY_SIGNAL, so that the sc is executed again with r0 = 0, restart_syscall (seen on 6.1).
  */
 static inline void live(const struct registers *in, struct registers *out, struct step *step,
 			const struct step *end)

@@ -234,7 +234,7 @@ static void run_loop(void)
 	}
 }
 
-/* The road that hurts comes first: what watches the kernel may look at the first few passages only. */
+/* The road that hurts comes first: who watches the kernel may look at few passages only. */
 static struct road roads[] = {
 	{ "loop", "fp-loop", "spin", 10, run_loop, true },
 	{ "io_uring_enter", "fp-enter", "enter", 10, run_enter, true },
@@ -425,7 +425,7 @@ static const char help[] =
 	"  --fpscr HEX   value of the FPSCR, without exception enables (82064000)\n"
 	"  --f0 HEX      value of f0, the rest of vs0 being 0 (a pattern)\n"
 	"  --roads LIST  of clone,io_uring_enter,loop (all)\n"
-	"  --rounds N    processes for each road (5,10,10)\n"
+	"  --rounds N    processes for each road (10,10,5)\n"
 	"  --tasks N     tasks in the background that only switch context; even (4)\n"
 	"  --wait        print 'ready', read a line from stdin first; 'seed=N' sets the seed\n"
 	"  --help        this text\n";

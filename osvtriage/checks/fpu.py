@@ -14,6 +14,9 @@ from osvtriage.arch import Arch
 from osvtriage.model.event import Event, Span, road, spans
 from osvtriage.model.finding import CheckResult, Finding
 
+# The registers and the fields of the task that a probe must take.
+Needs = tuple[tuple[str, ...], tuple[str, ...]]
+
 # Classes of fp-clobber.
 PRESERVED = "preserved"
 RELOADED = "changed, but reloaded before user space runs"
@@ -45,6 +48,10 @@ class FpClobber:
     register: str
     status: str
     live: str
+
+    def needs(self) -> dict[str, Needs]:
+        """What each probe must take for this check."""
+        return {self.probe: ((self.register, self.status, "msr"), ("thread.regs.msr",))}
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
         """Judge every span of the probe."""
@@ -123,6 +130,14 @@ class GiveupConditions:
     status: str = "fpscr"
     slot: str = "thread.fp_state.fpr[0]"
     live: str = "FP"
+
+    def needs(self) -> dict[str, Needs]:
+        """What each probe must take for this check."""
+        registers = (self.register, self.status, "msr")
+        return {
+            self.probe: (registers, (self.slot, "thread.regs.msr")),
+            self.after: (registers, ("thread.regs.msr",)),
+        }
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
         """Judge every span of the probe, in the order in which they happened."""

@@ -8,6 +8,7 @@ invoked in a context, and everything is mapped below.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -91,6 +92,10 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; nothing is raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that has no "≥", or a path that is no UTF-8, must not cost a verdict.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _invoke(words)
         if sys.stdout is not None:

@@ -7,9 +7,9 @@ import re
 # kernel/panic.c, panic(): "Kernel panic - not syncing: …". The others come before one, or alone.
 _DEATHS = (
     re.compile(r"Kernel panic - not syncing: (?P<what>.*)"),
-    re.compile(r"(?P<what>Oops: .*)"),
+    re.compile(r"(?P<what>\bOops: .*)"),
     re.compile(r"(?P<what>kernel BUG at .*)"),
-    re.compile(r"(?P<what>BUG: .*)"),
+    re.compile(r"(?P<what>\bBUG: .*)"),
 )
 
 

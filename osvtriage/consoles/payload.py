@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class PayloadReport:
 
     # Each line names a register of a task: a few show the pattern, thousands hide it.
     MOST_EXAMPLES = 12
+    # A guest can make up names as long as it runs.
+    MOST_NAMES = 64
 
     def feed(self, line: PayloadLine) -> None:
         """Take one line in."""
@@ -61,14 +64,16 @@ class PayloadReport:
                 if len(self.examples) < self.MOST_EXAMPLES:
                     self.examples.append(values)
             case "process":
-                road = self.roads.setdefault(
-                    values.get("road", "?"), {"processes": 0, "corrupted": 0, "checks": 0}
-                )
+                name = values.get("road", "?")
+                if name not in self.roads and len(self.roads) >= self.MOST_NAMES:
+                    return
+                road = self.roads.setdefault(name, {"processes": 0, "corrupted": 0, "checks": 0})
                 road["processes"] += 1
                 road["corrupted"] += _number(values.get("corrupt")) > 0
                 road["checks"] += _number(values.get("checks"))
             case "unsupported":
-                self.unsupported.append(values)
+                if len(self.unsupported) < self.MOST_NAMES:
+                    self.unsupported.append(values)
             case "end":
                 self.ended = True
                 self.totals = {key: _value(text) for key, text in values.items()}
@@ -103,6 +108,10 @@ def _number(text: str | None) -> int:
 
 def _value(text: str) -> Any:
     try:
-        return float(text) if "." in text else int(text)
+        if "." not in text:
+            return int(text)
+        number = float(text)
     except ValueError:
         return text
+    # JSON has no infinity.
+    return number if math.isfinite(number) else text

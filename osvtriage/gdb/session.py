@@ -41,11 +41,13 @@ class MiSession:
         self._answers: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._reading: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._transports: list[asyncio.BaseTransport] = []
+        self._transport: asyncio.BaseTransport | None = None
         self.stops: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # Has an exception once gdb closed its output: what is left of it is read by then.
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         child_in, self._to_gdb = os.pipe()
-        self._from_gdb, child_out = os.pipe()
+        from_gdb, child_out = os.pipe()
+        self._from_gdb = os.fdopen(from_gdb, "rb", 0)
         self.child = Child(
             "gdb",
             [str(gdb), "-nx", "-quiet", "--interpreter=mi3"],
@@ -70,22 +72,30 @@ class MiSession:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 24)
         transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._from_gdb, "rb", 0)
+            lambda: asyncio.StreamReaderProtocol(reader), self._from_gdb
         )
-        self._transports.append(transport)
+        self._transport = transport
         self._reading = loop.create_task(self._read(reader), name="mi")
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            self._log.write(line)
-            text = line.decode("utf-8", "replace").rstrip("\r\n")
-            if text and text != "(gdb) " and text != "(gdb)":
-                self._dispatch(text)
-        words = " / ".join(self._last_words) or "it said nothing"
-        self.ended.set_result(words)
+        error: Exception = GdbError("gdb ended")
+        try:
+            while line := await reader.readline():
+                self._log.write(line)
+                text = line.decode("utf-8", "replace").rstrip("\r\n")
+                if not line.endswith(b"\n"):
+                    # gdb died in the middle of it. pygdbmi's parser never returns from some halves.
+                    self._note(text)
+                elif text and text != "(gdb) " and text != "(gdb)":
+                    self._dispatch(text)
+        except Exception as unread:
+            # The log's disk is full, or the line is none of MI: whoever waits is told.
+            error = unread
+        self.ended.set_exception(error)
+        self.ended.exception()
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(GdbError(f"gdb ended; its last words: {words}"))
+                answer.set_exception(error)
 
     def _dispatch(self, text: str) -> None:
         record = gdbmiparser.parse_response(text)
@@ -105,6 +115,12 @@ class MiSession:
         elif kind in ("log", "output", "target"):
             self._note(str(payload or text))
 
+    @property
+    def last_words(self) -> str:
+        """The end of what gdb said, for a message."""
+        words = " / ".join(self._last_words)
+        return f"its last words: {words}" if words else "it said nothing"
+
     def _note(self, text: str) -> None:
         if text.strip() and not text.startswith("osvtriage-"):
             self._last_words.append(text.strip())
@@ -117,7 +133,7 @@ class MiSession:
             LimitExceeded: no answer came within *limit* seconds.
         """
         if self.ended.done():
-            raise GdbError(f"gdb ended; its last words: {self.ended.result()}")
+            self.ended.result()
         self._token += 1
         token = self._token
         answer = asyncio.get_running_loop().create_future()
@@ -130,10 +146,9 @@ class MiSession:
             async with asyncio.timeout(limit):
                 record = await answer
         except TimeoutError:
-            last = " / ".join(self._last_words)
             raise LimitExceeded(
-                f"gdb did not answer `{command}` within {limit:g} s; "
-                f"it last said: {last or 'nothing'}"
+                f"gdb did not answer `{command}` within {limit:g} s; {self.last_words}",
+                "is this machine swapping, or did somebody stop gdb? run it again",
             ) from None
         finally:
             del self._answers[token]
@@ -161,8 +176,9 @@ class MiSession:
         """Stop reading and close the pipes; the supervisor ends the process."""
         if self._reading is not None:
             self._reading.cancel()
-        for transport in self._transports:
-            transport.close()
+        if self._transport is not None:
+            self._transport.close()
+        self._from_gdb.close()
         with contextlib.suppress(OSError):
             os.close(self._to_gdb)
         self._log.close()

@@ -14,8 +14,9 @@ from osvtriage.model.errors import GuestError
 
 # How many lines a message quotes as "the last lines seen".
 TAIL_LINES = 12
-# A guest can print without ever ending a line; what pexpect holds is bounded by cutting there.
-_LONGEST_LINE = 16384
+# A guest can print without ever ending a line: that is cut here. The kernel's own lines have 1 KiB
+# (LOG_LINE_MAX, kernel/printk/printk.c). pexpect searches what it holds with every byte that comes.
+_LONGEST_LINE = 4096
 
 
 class Console:
@@ -43,16 +44,22 @@ class Console:
         """
         spawn = self._spawn
         assert spawn is not None
-        patterns = spawn.compile_pattern_list([rb"\r*\n", rb".{%d}" % _LONGEST_LINE, pexpect.EOF])
-        while True:
-            matched = await spawn.expect_list(patterns, timeout=None, async_=True)
+        # Anchored: pexpect takes the match that begins first, and a long piece with line ends in it
+        # must not be one.
+        cut = rb"\A[^\n]{%d}" % _LONGEST_LINE
+        patterns = spawn.compile_pattern_list([rb"\n", cut, pexpect.EOF])
+        matched = 0
+        while patterns[matched] is not pexpect.EOF:
+            try:
+                matched = await spawn.expect_list(patterns, timeout=None, async_=True)
+            except ConnectionResetError:
+                # QEMU was killed with something typed that the guest had not read.
+                return
             raw = spawn.after if matched == 1 else spawn.before
-            line = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
+            line = raw.decode("utf-8", "replace").rstrip("\r") if isinstance(raw, bytes) else ""
             if line.strip():
                 self.tail.append(line)
                 yield line
-            if matched == 2:
-                return
 
     def send(self, line: str) -> None:
         """Type *line* into the console."""

@@ -15,6 +15,8 @@ from osvtriage.model.errors import GuestError
 
 # QEMU opens its sockets before it does anything slow; 20 s is for a machine that is swapping.
 CONNECT_LIMIT = 20.0
+# It answers in a millisecond, and within one emulated instruction where the guest runs.
+ANSWER_LIMIT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,7 @@ class Monitor:
                         await asyncio.sleep(0.01)
         except TimeoutError:
             raise GuestError(f"QEMU did not open {path} within {CONNECT_LIMIT:g} s") from None
-        answer = await self._client.execute("query-version")
-        assert isinstance(answer, dict)
+        answer = await self._execute("query-version")
         number = answer["qemu"]
         self.version = f"{number['major']}.{number['minor']}.{number['micro']}{answer['package']}"
         self._listener = asyncio.create_task(self._listen(), name="qmp")
@@ -81,7 +82,16 @@ class Monitor:
 
     async def resume(self) -> None:
         """Let the guest run."""
-        await self._client.execute("cont")
+        await self._execute("cont")
+
+    async def _execute(self, command: str) -> Any:
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT):
+                return await self._client.execute(command)
+        except TimeoutError:
+            raise GuestError(f"QEMU did not answer {command!r} within {ANSWER_LIMIT:g} s") from None
+        except QMPError as error:
+            raise GuestError(f"QEMU refused {command!r}: {error}") from error
 
     async def close(self) -> None:
         """Disconnect; QEMU may be gone already."""

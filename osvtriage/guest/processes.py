@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from osvtriage.guest import rundir, supervisor
 from osvtriage.model.errors import GuestError
@@ -96,7 +97,11 @@ class Processes:
             async with asyncio.timeout(START_LIMIT):
                 await asyncio.gather(*self._started.values())
         except TimeoutError:
-            raise GuestError(f"the supervisor started nothing within {START_LIMIT:g} s") from None
+            waiting = [name for name, started in self._started.items() if started.cancelled()]
+            raise GuestError(
+                f"{' and '.join(waiting)} did not start within {START_LIMIT:g} s",
+                "is this machine swapping? run it again when it has less to do",
+            ) from None
         self._drop_lease()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -104,22 +109,27 @@ class Processes:
             message = json.loads(line)
             child = self._children[message["name"]]
             started = self._started[child.name]
-            if "pid" in message:
+            if "status" in message:
+                child.ended.set_result(message["status"])
+            elif started.done():
+                # Cancelled: osvtriage is on its way out.
+                continue
+            elif "pid" in message:
                 child.pid = message["pid"]
                 started.set_result(None)
-            elif "error" in message:
+            else:
                 started.set_exception(GuestError(f"cannot start {message['error']}"))
-            elif not child.ended.done():
-                child.ended.set_result(message["status"])
-        lost = GuestError("the supervisor of the guest's processes ended")
-        for started in self._started.values():
-            if not started.done():
-                started.set_exception(lost)
-        for child in self._children.values():
-            if not child.ended.done():
-                child.ended.set_exception(lost)
+        lost = GuestError(
+            "the supervisor, which holds QEMU and gdb for osvtriage, ended before them",
+            "was it killed? `dmesg` tells whether this machine ran out of memory; run it again",
+        )
+        futures: list[asyncio.Future[Any]] = [*self._started.values()]
+        futures += [child.ended for child in self._children.values()]
+        for future in futures:
+            if not future.done():
+                future.set_exception(lost)
                 # Looked at or not: a trial that is over does not care.
-                child.ended.exception()
+                future.exception()
 
     def _drop_lease(self) -> None:
         if self._lease is not None:

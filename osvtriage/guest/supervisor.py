@@ -68,9 +68,7 @@ def _start(child: dict) -> "subprocess.Popen[bytes]":  # type: ignore[type-arg]
     )
 
 
-def _watch(
-    children: "dict[str, subprocess.Popen[bytes]]", wake: int, asked: "list[int]"
-) -> None:
+def _watch(children: "dict[str, subprocess.Popen[bytes]]", wake: int, asked: "list[int]") -> None:
     running = dict(children)
     while not asked:
         ready, _, _ = select.select([0, wake], [], [])

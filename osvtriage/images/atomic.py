@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -24,6 +25,8 @@ from osvtriage.images.places import CACHE_VARIABLE, DATA_VARIABLE
 from osvtriage.model.errors import ImageError
 
 PREFIX = ".part-"
+# A process id and a word: what else begins so, in a directory of the user's, is none of ours.
+_PART = re.compile(re.escape(PREFIX) + r"\d+-\w+")
 
 # A file system without flock (some network ones) cannot tell whether the writer lives. Nothing that
 # osvtriage writes takes a day.
@@ -91,7 +94,7 @@ def sweep(directory: Path) -> list[Path]:
     """Remove what dead writers left in *directory*; what was removed is returned."""
     removed = []
     try:
-        leftovers = [entry for entry in directory.iterdir() if entry.name.startswith(PREFIX)]
+        leftovers = [entry for entry in directory.iterdir() if _PART.fullmatch(entry.name)]
     except OSError:
         return []
     for entry in leftovers:

@@ -30,14 +30,26 @@ _FLAGS = ("-std=gnu11", "-static", "-O2", "-Wall", "-Wextra")
 _NO_LIBRARY = re.compile(r"cannot find -lc\b|(stdio|stdlib|errno)\.h: No such file")
 
 
-def payload_source(name: str) -> Path:
-    """The C source of the shipped payload *name*."""
+def payload_source(name: str, beside: Path = Path()) -> Path:
+    """The C source of the payload *name*: a shipped one, or a file below the directory *beside*.
+
+    Raises:
+        UsageError: there is none.
+    """
     directory = payloads_directory()
+    if name.endswith(".c"):
+        source = beside / name
+        if not source.is_file():
+            raise UsageError(
+                f"there is no payload {source}",
+                hint="the path of a payload is looked up from the recipe's own directory on",
+            )
+        return source
     known = sorted(path.stem for path in directory.glob("*.c"))
     if name not in known:
         raise UsageError(
             f"there is no payload {name!r} in {directory}",
-            hint=f"the payloads are: {', '.join(known) or 'none'}",
+            hint=f"the payloads are: {', '.join(known) or 'none'}; a file of yours ends in .c",
         )
     return directory / f"{name}.c"
 

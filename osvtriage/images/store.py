@@ -30,7 +30,7 @@ from osvtriage.images.initramfs import make_initramfs
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.lock import locked
 from osvtriage.images.names import added_names, image_names, shipped_names
-from osvtriage.images.places import data_directory
+from osvtriage.images.places import cache_directory, data_directory
 from osvtriage.images.progress import Progress, silent
 from osvtriage.images.record import Image, Origin, Record, Stamp, damage, renewed
 from osvtriage.model.errors import ImageError, UsageError
@@ -239,6 +239,14 @@ class ImageStore:
 def initrd(image: Image, payload: Path | None) -> Path:
     """The initramfs with *image*'s userland and *payload*, from the cache where it was made."""
     return make_initramfs(image.busybox, payload)
+
+
+def sweep_leftovers() -> None:
+    """Remove what was being made when its maker was killed, wherever images, programs and kernels
+    are made."""
+    cache = cache_directory()
+    for directory in (*cache.glob("*/"), *cache.glob("images/*/"), data_directory() / "images"):
+        sweep(directory)
 
 
 def _manifest(name: str) -> ImageManifest:

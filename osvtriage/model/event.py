@@ -77,13 +77,14 @@ class Span:
 def spans(events: Iterable[Event], probe: str) -> list[Span]:
     """Pair the entries and exits of *probe*, thread by thread, in the order of the exits.
 
-    An entry without exit (the guest ended, the probe disarmed) and an exit without entry (armed in
-    the middle) are left out: neither says anything.
+    An entry without exit (the guest ended, the probe disarmed), an exit without entry (armed in the
+    middle) and an event whose task could not be read are left out: none of them says anything.
     """
     waiting: dict[ThreadKey, Event] = {}
     found: list[Span] = []
     for event in events:
-        if event.probe != probe:
+        # Without a task nothing tells one thread from another.
+        if event.probe != probe or event.thread.task is None:
             continue
         if event.side == "entry":
             waiting[event.thread] = event

@@ -8,11 +8,14 @@ verdict each variant must give.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from osvtriage.model.verdict import Verdict
+from osvtriage.recipe.tomlfile import Misplaced
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z_.$][A-Za-z0-9_.$]*$", max_length=200)]
@@ -42,7 +45,8 @@ class Arm(Table):
     """Arm a probe behind a rarer one.
 
     It stops the guest for its ``first`` passages, and then, whenever a thread has passed the probe
-    ``after``, until that thread has come here ``stops`` times. (Others that pass meanwhile stop too.)
+    ``after``, until that thread has come here ``stops`` times. (Others that pass meanwhile stop
+    too.)
     """
 
     after: Name
@@ -72,6 +76,11 @@ class Probe(Table):
             raise ValueError("`until_after_call` goes with `function`")
         if self.optional and self.required:
             raise ValueError("a probe that is `optional` cannot be `required`")
+        if self.required > self.limit:
+            raise ValueError(
+                f"`required` is {self.required}, and the probe disarms after its `limit` of "
+                f"{self.limit}"
+            )
         return self
 
 
@@ -127,9 +136,13 @@ class Patch(Table):
 
 
 class Workload(Table):
-    """What runs in the guest, and for how many seconds at most after it has booted."""
+    """What runs in the guest, and for how many seconds at most after it has booted.
 
-    payload: Name | None = None
+    ``payload`` is the name of a shipped one, or the path of a C file (it ends in ``.c``), from the
+    recipe's own directory on.
+    """
+
+    payload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     arguments: tuple[str, ...] = ()
     limit: Annotated[float, Field(gt=0)] = 300.0
 
@@ -168,32 +181,57 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        probes = [probe.name for probe in self.probe]
+        for what, tables in (
+            ("probe", self.probe),
+            ("patch", self.patch),
+            ("variant", self.variant),
+        ):
+            names = [table.name for table in tables]
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    raise Misplaced(f"two of [[{what}]] are named {name!r}", what, index)
+        self._probes_are_armed()
         patches = [patch.name for patch in self.patch]
-        variants = [variant.name for variant in self.variant]
-        for what, names in (("probe", probes), ("patch", patches), ("variant", variants)):
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"two of [[{what}]] are named {min(twice)!r}")
-        for probe in self.probe:
-            if probe.arm is not None and probe.arm.after not in probes:
-                raise ValueError(
-                    f"[[probe]] {probe.name!r} arms after the unknown {probe.arm.after!r}"
-                )
-        for variant in self.variant:
-            if unknown := set(variant.patch) - set(patches):
-                raise ValueError(
-                    f"[[variant]] {variant.name!r} names the unknown patch {min(unknown)!r}"
-                )
-        as_is = next((variant for variant in self.variant if variant.name == AS_IS), None)
-        if as_is is None or as_is.patch or as_is.arguments:
-            raise ValueError(f"the variant {AS_IS!r} must be there, and change nothing")
-        verdicts = {variant.expect for variant in self.variant}
-        if verdicts != {"reproduced", "clean"}:
-            raise ValueError(
-                "a recipe needs a variant that reproduces and one that is clean: its controls"
+        for index, variant in enumerate(self.variant):
+            for number, name in enumerate(variant.patch):
+                if name not in patches:
+                    message = f"no [[patch]] is named {name!r}{_near(name, patches)}"
+                    raise Misplaced(message, "variant", index, "patch", number)
+            if variant.name == AS_IS and (variant.patch or variant.arguments):
+                raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
+        if self.get_variant(AS_IS) is None:
+            raise Misplaced(f"no [[variant]] is named {AS_IS!r}: that changes nothing", "variant")
+        if {variant.expect for variant in self.variant} != {"reproduced", "clean"}:
+            raise Misplaced(
+                "a recipe needs a variant that reproduces and one that is clean: its controls",
+                "variant",
             )
         return self
+
+    def _probes_are_armed(self) -> None:
+        names = [probe.name for probe in self.probe]
+        armed = {probe.name for probe in self.probe if probe.arm is None or probe.arm.first}
+        waiting = [
+            (index, probe.name, probe.arm.after)
+            for index, probe in enumerate(self.probe)
+            if probe.arm is not None
+        ]
+        for index, _, after in waiting:
+            if after not in names:
+                message = f"no [[probe]] is named {after!r}{_near(after, names)}"
+                raise Misplaced(message, "probe", index, "arm", "after")
+        for _ in waiting:
+            armed |= {name for _, name, after in waiting if after in armed}
+        for index, name, after in waiting:
+            if name not in armed:
+                message = f"probe {name!r} is never armed: {after!r} waits for it in turn"
+                raise Misplaced(message, "probe", index, "arm", "after")
 
     def get_variant(self, name: str) -> Variant | None:
         """The variant of that name."""
         return next((variant for variant in self.variant if variant.name == name), None)
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names) or 'none'}"

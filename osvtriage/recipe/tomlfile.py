@@ -30,6 +30,14 @@ _ENDLESS_KEY = re.compile(r"""(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*
 _MAX_PROBLEMS = 10
 
 
+class Misplaced(ValueError):
+    """Raised by a model's validator for a problem of its table that lies at *path* in it."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 def load(path: Path, model: type[Model]) -> Model:
     """The file at *path*, validated.
 
@@ -135,7 +143,9 @@ def _problem(
     model: type[BaseModel],
 ) -> tuple[int, str]:
     """The line and the text of one of pydantic's errors."""
-    path, table = _locate(detail["loc"], data)
+    cause = detail.get("ctx", {}).get("error")
+    inner = cause.path if isinstance(cause, Misplaced) else ()
+    path, table = _locate((*detail["loc"], *inner), data)
     line = _line(path, where)
     if detail["type"] == "extra_forbidden":
         parent, key = path[:-1], str(path[-1])
@@ -146,7 +156,7 @@ def _problem(
         return line, f"{message} ({_place(path)})" if path else message
     key = next(element for element in reversed(path) if isinstance(element, str))
     parent = path[: max(n for n, element in enumerate(path) if element == key)]
-    given = _given(detail["input"])
+    given = "" if inner else _given(detail["input"])
     return line, f"{_quoted(key)} {_place(parent)}: {message[:1].lower()}{message[1:]}{given}"
 
 

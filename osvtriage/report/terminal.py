@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from osvtriage.model.verdict import Verdict
-from osvtriage.report.printable import one_line
+from osvtriage.report.printable import one_line, printable
 from osvtriage.trial.record import FindingRecord, FrameRecord, PayloadRecord, RunRecord
 from osvtriage.trial.verify import Control
 
@@ -37,13 +38,18 @@ def print_json(record: RunRecord) -> None:
 def print_record(record: RunRecord, directory: Path) -> None:
     """The record for people."""
     console = stdout()
-    for line in _lines(record, directory):
+    for line in lines(record, directory):
         console.print(line)
 
 
-def _lines(record: RunRecord, directory: Path) -> Iterator[Text]:
+def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
+    """The lines of :func:`print_record`."""
+    # A record that somebody sent is as hostile as a guest: all that is in it is escaped.
+    record = RunRecord.model_validate(_escaped(record.model_dump(by_alias=True)))
     yield _headline(record)
-    yield Text(one_line(record.reason) if record.verdict is not Verdict.ERROR else record.reason)
+    # An error can show a listing or what a compiler said.
+    escaped = printable if record.verdict is Verdict.ERROR else one_line
+    yield Text(escaped(record.reason))
     if record.hint:
         yield Text(f"  {one_line(record.hint)}")
     for patch in record.patches:
@@ -56,6 +62,14 @@ def _lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     yield Text(f"time     {_times(record)}", "dim")
     yield Text(f"again    {one_line(record.command)}", "dim")
     yield Text(f"record   {one_line(str(directory))}", "dim")
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _headline(record: RunRecord) -> Text:
@@ -118,9 +132,7 @@ def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
         label = f"{name} (f0 is the left half)" if name == "vs0" else name
         yield Text(f"  register  {one_line(label)}")
         yield Text("  expected  ").append(_halves(expected), "green")
-        line = Text("  seen      ")
-        line.append_text(_marked(_halves(expected), _halves(seen)))
-        yield line
+        yield Text("  seen      ").append(_halves(seen), "bold red")
     for name in ("fpscr", "vscr"):
         if value := finding.evidence.get(name):
             yield Text(f"  {name:<9} {one_line(str(value))}")
@@ -150,14 +162,6 @@ def _frame(number: int, frame: FrameRecord) -> Text:
 
 def _halves(value: str) -> str:
     return f"{value[:16]} {value[16:]}" if len(value) == 32 else value
-
-
-def _marked(expected: str, seen: str) -> Text:
-    line = Text()
-    for index, digit in enumerate(seen):
-        same = index < len(expected) and expected[index] == digit
-        line.append(digit, None if same else "bold red")
-    return line
 
 
 def _counts(record: RunRecord) -> Iterator[Text]:

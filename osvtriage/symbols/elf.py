@@ -23,6 +23,8 @@ from osvtriage.model.event import Frame, source_name
 # have.
 _NOTYPE, _OBJECT, _FUNC = 0, 1, 2
 _SHF_EXECINSTR = 0x4
+# What a damaged file makes the parsing raise: a seek to byte 2**63, half a structure, and the like.
+_DAMAGED = (ValueError, IndexError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,12 @@ class ElfImage:
         self.path = path
         self.arch = arch
         with ExitStack() as opened:
-            # What a damaged header makes pyelftools do, such as seeking to 2**63, raises these.
             try:
                 self._file = opened.enter_context(path.open("rb"))
                 self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
                 opened.callback(self._map.close)
                 self._read_tables()
-            except (ELFError, ValueError, struct.error, IndexError, OSError, OverflowError) as error:
+            except (ELFError, OSError, *_DAMAGED) as error:
                 raise SymbolError(f"{path} cannot be read as an ELF file: {error}") from error
             opened.pop_all()
 

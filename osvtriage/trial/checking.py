@@ -7,14 +7,17 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 
 from osvtriage import checks
-from osvtriage.arch import Arch
+from osvtriage.arch import ARCHES, Arch
 from osvtriage.model.event import Event
 from osvtriage.model.finding import CheckResult
 from osvtriage.recipe.recipe import Recipe
 
 
 class BadCheck(Exception):
-    """A ``[[check]]`` table does not fit its kind; ``path`` leads to the key in the TOML file."""
+    """A check or a probe cannot work on the recipe's processor, or with each other.
+
+    ``path`` leads to the key in the TOML file.
+    """
 
     def __init__(self, message: str, path: tuple[str | int, ...]) -> None:
         super().__init__(message)
@@ -25,8 +28,17 @@ def build(recipe: Recipe) -> list[checks.Check]:
     """The checks of *recipe*, in its order.
 
     Raises:
-        BadCheck: a kind is unknown, a parameter is unknown, missing, or names no probe.
+        BadCheck: a kind or a register is unknown; a parameter is unknown, missing, or names no
+            probe; a probe does not take what a check goes by.
     """
+    words = ARCHES[recipe.arch].words
+    for number, probe in enumerate(recipe.probe):
+        for place, register in enumerate(probe.registers):
+            if register not in words:
+                near = get_close_matches(register, words, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                message = f"{recipe.arch} has no register {register!r}{hint}"
+                raise BadCheck(message, ("probe", number, "registers", place))
     return [_build(recipe, index) for index in range(len(recipe.check))]
 
 
@@ -55,7 +67,29 @@ def _build(recipe: Recipe, index: int) -> checks.Check:
     for name, field in known.items():
         if name not in table.parameters and field.default is MISSING:
             raise BadCheck(f"[[check]] of kind {table.kind} needs {name!r}", ("check", index))
-    return kind(**table.parameters)
+    check = kind(**table.parameters)
+    _can_see(recipe, index, check)
+    return check
+
+
+def _can_see(recipe: Recipe, index: int, check: checks.Check) -> None:
+    """See that the probes of a check take what it goes by: what it cannot see, it finds clean."""
+    bits = ARCHES[recipe.arch].msr_bits
+    if check.live not in bits:
+        message = f"{recipe.arch} has no MSR bit {check.live!r}{_near(check.live, bits)}"
+        raise BadCheck(message, ("check", index, "live"))
+    for name, (registers, of_task) in check.needs().items():
+        probe = next(probe for probe in recipe.probe if probe.name == name)
+        if probe.call is None and probe.until_after_call is None:
+            message = f"probe {name!r} has no exit to compare with: it needs `until_after_call`"
+            raise BadCheck(message, ("check", index))
+        for what, needed, taken in (
+            ("registers", registers, probe.registers),
+            ("fields", of_task, probe.fields),
+        ):
+            if missing := [item for item in needed if item not in taken]:
+                message = f"probe {name!r} must take the {what} {', '.join(missing)} for this check"
+                raise BadCheck(message, ("check", index))
 
 
 def _near(word: str, known: Iterable[str]) -> str:

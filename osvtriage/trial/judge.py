@@ -42,15 +42,17 @@ class Ending:
 
     orderly: bool
     sentence: str
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict with its reason, one sentence."""
+    """The verdict with its reason, one sentence, and what may be done about it."""
 
     verdict: Verdict
     reason: str
     agreement: Agreement
+    hint: str | None = None
 
 
 def judge(
@@ -72,11 +74,11 @@ def judge(
             reason += "; the workload in user space did not see it"
         return Judgement(Verdict.REPRODUCED, reason, agreement)
 
-    def inconclusive(reason: str) -> Judgement:
-        return Judgement(Verdict.INCONCLUSIVE, reason, agreement)
+    def inconclusive(reason: str, hint: str | None = None) -> Judgement:
+        return Judgement(Verdict.INCONCLUSIVE, reason, agreement, hint)
 
     if not ending.orderly:
-        return inconclusive(ending.sentence)
+        return inconclusive(ending.sentence, ending.hint)
     if payload is not None:
         if payload.corrupt:
             return inconclusive("the workload in user space saw damage, but no probe did")
@@ -95,11 +97,16 @@ def judge(
     for probe in probes:
         if probe.hits < probe.required:
             was = "was never hit" if not probe.hits else f"was hit {probe.hits} times"
-            return inconclusive(f"probe {probe.name} {was}; {probe.required} are required")
+            return inconclusive(
+                f"probe {probe.name} {was}; {probe.required} are required",
+                "a workload that does not pass the probe says nothing of the bug",
+            )
     for result in results:
         if unreadable := result.classes.get("unreadable", 0):
             return inconclusive(f"{result.check}: {unreadable} stops could not be read")
     looked = sum(result.examined for result in results)
+    if not looked:
+        return inconclusive("no passage was seen from its entry to its exit: nothing was examined")
     return Judgement(
         Verdict.CLEAN, f"{looked} passages were examined, and none shows the bug", agreement
     )

@@ -57,7 +57,7 @@ def lint(name: str) -> list[str]:
     try:
         recipe = load(name)
         if recipe.workload.payload:
-            payload.payload_source(recipe.workload.payload)
+            payload.payload_source(recipe.workload.payload, find(name).parent)
     except OsvtriageError as error:
         return str(error).splitlines()
     return []

@@ -51,7 +51,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
 
     program = None
     if recipe.workload.payload:
-        source = payload.payload_source(recipe.workload.payload)
+        source = payload.payload_source(recipe.workload.payload, request.recipe_directory)
         program = payload.compile_payload(source, arch, progress)
     initrd = store.initrd(image, program)
     wanted = [item for item in recipe.patch if item.name in request.variant.patch]

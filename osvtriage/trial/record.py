@@ -80,7 +80,7 @@ class HostRecord(_Object):
 
 
 class ProbeRecord(_Object):
-    """A probe's count. ``disarmed``: its capture limit was reached, it may have been hit more
+    """A probe's count. ``disarmed``: it was not armed all the time, and may have been passed more
     often."""
 
     name: str
@@ -213,7 +213,7 @@ class RunRecord(_Object):
                 f"cannot read {path}: {error.strerror}",
                 "name the directory that `osvtriage run` printed as its record",
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path} is not JSON: {error}") from error
         schema = data.get("schema") if isinstance(data, dict) else None
         if schema != SCHEMA:

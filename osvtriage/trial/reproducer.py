@@ -3,83 +3,135 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from osvtriage.consoles import payload as payload_console
 from osvtriage.guest.qemu import machine_arguments
+from osvtriage.model.plan import ProbePlan
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.resolve import Resolved
+
+# Seconds for a boot, and for the rest: what a trial of osvtriage gives at most, twice.
+_BOOT_LIMIT = 240
+_LIMIT = 600
 
 _SCRIPT = """\
 #!/bin/sh
 # The guest of this run record, without osvtriage: QEMU, and gdb stopping where the probes were.
-# Written by osvtriage; {title}
+# Written by osvtriage for the run that this command repeats:
+#   {title}
 set -eu
-echo "{kernel_sha256}  "{kernel} | sha256sum --check --quiet
-{check_initrd}dir=$(mktemp -d)
-trap 'kill -KILL "$qemu" 2>/dev/null || true; rm -rf "$dir"' EXIT INT TERM
+same() {{
+    echo "$1  $2" | sha256sum --check --status || {{
+        echo "$0: $2 is not the file of this run: its SHA-256 differs" >&2
+        exit 1
+    }}
+}}
+{checks}
+dir=$(mktemp -d)
+qemu=
+trap 'kill -KILL $qemu 2>/dev/null || true; rm -rf "$dir"' EXIT
+trap 'exit 130' HUP INT TERM
+mkfifo "$dir/console.in" "$dir/console.out"
+cat "$dir/console.out" >"$dir/console.log" &
 {qemu} \\
-    -S -chardev "socket,id=gdb,path=$dir/gdb.sock,server=on,wait=off" -gdb chardev:gdb \\
-    -serial "file:$dir/console.log" &
+    -chardev "socket,id=gdb,path=$dir/gdb.sock,server=on,wait=off" -gdb chardev:gdb \\
+    -chardev "pipe,id=console,path=$dir/console" -serial chardev:console </dev/null &
 qemu=$!
+# The guest has booted when it says so; it then waits for a line.
+left={boot_limit}
+until grep -q -a 'osvtriage: {ready}' "$dir/console.log"; do
+    if ! kill -0 "$qemu" 2>/dev/null || [ "$left" -eq 0 ]; then
+        echo "$0: the guest did not boot within {boot_limit} s; its last lines:" >&2
+        tail -n 5 "$dir/console.log" | LC_ALL=C tr -c '[:print:]\\n' '?' >&2
+        exit 1
+    fi
+    left=$((left - 1))
+    sleep 1
+done
 cat >"$dir/commands" <<'END'
 {commands}
 END
-while [ ! -S "$dir/gdb.sock" ]; do kill -0 "$qemu"; sleep 0.1; done
-{gdb} -nx -batch -ex "target remote $dir/gdb.sock" -x "$dir/commands" {kernel} || true
+timeout --foreground {limit} {gdb} -nx -quiet -batch -ex "target remote $dir/gdb.sock" \\
+    -x "$dir/commands" -ex "shell echo >$dir/console.in" -ex continue \\
+    {kernel} </dev/null || [ $? -ne 124 ] || echo "$0: the guest did not end within {limit} s" >&2
 echo "--- the guest's console:"
-grep -a -e 'osvtriage: ' -e 'Kernel panic' "$dir/console.log" || tail -n 20 "$dir/console.log"
+grep -a -e 'osvtriage: ' -e 'Kernel panic' "$dir/console.log" | LC_ALL=C tr -c '[:print:]\\n' '?'
 """
 
 
 def script(prepared: Prepared, resolved: Resolved, title: str) -> str:
     """The text of the script."""
-    initrd = prepared.boot.initrd
-    check = ""
-    if initrd is not None:
-        quoted = shlex.quote(str(initrd))
-        check = f'echo "{prepared.initrd_sha256}  "{quoted} | sha256sum --check --quiet\n'
+    kernel = shlex.quote(str(prepared.boot.kernel))
+    checks = [f"same {prepared.kernel.sha256} {kernel}"]
+    if prepared.boot.initrd is not None:
+        checks.append(f"same {prepared.initrd_sha256} {shlex.quote(str(prepared.boot.initrd))}")
+    append = f"{payload_console.WAIT} {prepared.boot.append}"
     return _SCRIPT.format(
-        title=title,
-        kernel=shlex.quote(str(prepared.boot.kernel)),
-        kernel_sha256=prepared.kernel.sha256,
-        check_initrd=check,
-        qemu=shlex.join(machine_arguments(prepared.qemu, prepared.boot)),
+        # In a comment: a line feed in a file's name would end it.
+        title=title.replace("\n", "\\n"),
+        checks="\n".join(checks),
+        kernel=kernel,
+        qemu=shlex.join(machine_arguments(prepared.qemu, replace(prepared.boot, append=append))),
         gdb=shlex.quote(str(prepared.gdb)),
-        commands=_commands(prepared, resolved),
+        ready=payload_console.READY,
+        boot_limit=_BOOT_LIMIT,
+        limit=_LIMIT,
+        commands="\n".join(_commands(prepared, resolved.plan.probes)),
     )
 
 
-def _commands(prepared: Prepared, resolved: Resolved) -> str:
-    lines = ["set pagination off", "set confirm off", *prepared.arch.gdb_setup]
-    for probe in resolved.plan.probes:
-        for side, addresses in (("entry", probe.entries), ("exit", probe.exits)):
-            for address in addresses:
-                lines += _breakpoint(prepared, probe.name, side, address, probe.registers)
-    return "\n".join([*lines, "continue"])
+def _commands(prepared: Prepared, probes: Sequence[ProbePlan]) -> Iterator[str]:
+    yield from ("set pagination off", "set confirm off", *prepared.arch.gdb_setup)
+    # gdb numbers breakpoints from 1 on, in the order of their making.
+    numbers: dict[str, str] = {}
+    last = 0
+    for probe in probes:
+        first, last = last + 1, last + len(probe.entries) + len(probe.exits)
+        numbers[probe.name] = f"{first}-{last}"
+    for probe in probes:
+        followers = [
+            f"enable count {other.arm_stops} {numbers[other.name]}"
+            for other in probes
+            if other.arm_after == probe.name
+        ]
+        for address in probe.entries:
+            arms = [] if probe.exits else followers
+            yield from _breakpoint(prepared, probe, "entry", address, arms)
+        for address in probe.exits:
+            yield from _breakpoint(prepared, probe, "exit", address, followers)
+    for probe in probes:
+        at_once = probe.limit if probe.arm_after is None else probe.arm_first
+        yield (
+            f"enable count {at_once} {numbers[probe.name]}"
+            if at_once
+            else (f"disable {numbers[probe.name]}")
+        )
 
 
 def _breakpoint(
-    prepared: Prepared, name: str, side: str, address: int, registers: tuple[str, ...]
-) -> list[str]:
-    words = [prepared.arch.words[register] for register in registers]
-    shown = [
-        f"output/x ${word.gdb_name}" + (f".{word.elements}" if word.elements else "")
-        for word in words
-    ]
-    return [
-        f"break *{address:#x}",
-        "commands",
-        "silent",
-        f'printf "{name} {side}:"',
-        *[
-            line
-            for register, command in zip(registers, shown, strict=True)
-            for line in (f'printf " {register}="', command)
-        ],
-        'printf "\\n"',
-        "continue",
-        "end",
-    ]
+    prepared: Prepared, probe: ProbePlan, side: str, address: int, arms: Sequence[str]
+) -> Iterator[str]:
+    formats, values = [], []
+    for register in probe.registers:
+        word = prepared.arch.words[register]
+        if word.elements is None:
+            formats.append(f"{register}=%0{word.bits // 4}{'l' if word.bits > 32 else ''}x")
+            values.append(f"${word.gdb_name}")
+        else:
+            count = word.bits // 32
+            formats.append(f"{register}={'%08x' * count}")
+            values += [f"${word.gdb_name}.{word.elements}[{n}]" for n in reversed(range(count))]
+    text = " ".join([f"{probe.name} {side}:", *formats])
+    yield f"break *{address:#x}"
+    yield "commands"
+    yield "silent"
+    yield ", ".join([f'printf "{text}\\n"', *values])
+    yield from arms
+    yield "continue"
+    yield "end"
 
 
 def write(directory: Path, text: str) -> None:

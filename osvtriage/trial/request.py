@@ -14,13 +14,14 @@ from osvtriage.trial.judge import ProbeCount
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One run of one variant on one image.
+    """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
 
     ``timeout`` is the number of seconds the guest may run in all; ``None`` leaves the recipe's
     limits.
     """
 
     recipe: Recipe
+    recipe_directory: Path
     variant: Variant
     image: Image
     smp: int = 1

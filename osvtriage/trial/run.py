@@ -17,12 +17,12 @@ from osvtriage.guest import rundir
 from osvtriage.images import atomic
 from osvtriage.images.places import runs_directory
 from osvtriage.images.record import Image
-from osvtriage.images.store import ImageStore
+from osvtriage.images.store import ImageStore, sweep_leftovers
 from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
-from osvtriage.trial import checking, record, reproducer
+from osvtriage.trial import checking, library, record, reproducer
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
@@ -53,7 +53,8 @@ def run(
     A failure of the tool or its surroundings is a record too, with the verdict *error*.
 
     Args:
-        source: the recipe as the user named it, for the command that reproduces the run.
+        source: the recipe as the user named it: what it names is looked up beside it, and the
+            command that reproduces the run names it so.
 
     Raises:
         UsageError: what is asked for does not exist or does not fit: nothing was run.
@@ -66,13 +67,14 @@ def run(
         )
     out = _directory(recipe, options)
     rundir.sweep()
+    sweep_leftovers()
     atomic.sweep(out.parent)
     started, begun = datetime.now(UTC), time.monotonic()
-    work = _Work(recipe, options, _command(source, options))
+    work = _Work(recipe, source, options)
     with atomic.new_directory(out) as directory:
-        judgement, hint = work.outcome(directory, observer)
+        judgement = work.outcome(directory, observer)
         work.seen.timings["total"] = time.monotonic() - begun
-        made = work.to_record(judgement, hint, started)
+        made = work.to_record(judgement, started)
         made.write(directory)
     return made, out
 
@@ -80,10 +82,11 @@ def run(
 class _Work:
     """The stages of one run; what a failed stage leaves behind still goes into the record."""
 
-    def __init__(self, recipe: Recipe, options: Options, command: str) -> None:
+    def __init__(self, recipe: Recipe, source: str, options: Options) -> None:
         self.recipe = recipe
+        self.recipe_directory = library.find(source).parent
         self.options = options
-        self.command = command
+        self.command = _command(source, options)
         variant = recipe.get_variant(options.variant)
         assert variant is not None
         self.variant = variant
@@ -92,7 +95,7 @@ class _Work:
         self.seen = Seen()
         self.results: list[CheckResult] = []
 
-    def outcome(self, directory: Path, observer: Observer) -> tuple[Judgement, str | None]:
+    def outcome(self, directory: Path, observer: Observer) -> Judgement:
         try:
             self._execute(directory, observer)
         except UsageError:
@@ -100,17 +103,17 @@ class _Work:
         except OsvtriageError as error:
             if error.exit_code != Verdict.ERROR.exit_code:
                 raise
-            reason = Judgement(Verdict.ERROR, str(error), Agreement.NOT_APPLICABLE)
-            return reason, error.hint
+            return Judgement(Verdict.ERROR, str(error), Agreement.NOT_APPLICABLE, error.hint)
         assert self.seen.ending is not None
         probes = list(self.seen.probes.values())
-        return judge(self.results, probes, self.seen.payload, self.seen.ending), None
+        return judge(self.results, probes, self.seen.payload, self.seen.ending)
 
     def _execute(self, directory: Path, observer: Observer) -> None:
         begun = time.monotonic()
         self.image = self._choose_image(observer)
         request = Request(
             recipe=self.recipe,
+            recipe_directory=self.recipe_directory,
             variant=self.variant,
             image=self.image,
             smp=self.options.smp,
@@ -148,13 +151,13 @@ class _Work:
         image = store.ensure(self.options.image or self.recipe.image, progress)
         return store.with_kernel(image, self.options.kernel) if self.options.kernel else image
 
-    def to_record(self, judgement: Judgement, hint: str | None, started: datetime) -> RunRecord:
+    def to_record(self, judgement: Judgement, started: datetime) -> RunRecord:
         seen, prepared = self.seen, self.prepared
         return RunRecord(
             schema=record.SCHEMA,
             verdict=judgement.verdict,
             reason=judgement.reason,
-            hint=hint,
+            hint=judgement.hint,
             recipe=self.recipe.name,
             variant=self.variant.name,
             expected_verdict=None if self.options.kernel else self.variant.expect,

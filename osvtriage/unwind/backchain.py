@@ -61,7 +61,7 @@ def walk(
         sp = _word(read, sp) or 0
         # The interrupted function's own frame: its caller's address was the link register's or is
         # in the next frame; the walk goes on from there.
-    return frames
+    return frames[:limit]
 
 
 def _exception(arch: Arch, read: Read, sp: int) -> Frame | None:

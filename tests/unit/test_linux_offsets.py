@@ -57,7 +57,7 @@ def test_another_build_has_other_offsets(tmp_path: Path) -> None:
 
 def test_a_result_that_is_kept_on_the_stack_first(tmp_path: Path) -> None:
     # std r3, 0x60(r1) is a spill; mr r9, r3; std r9, 0x950(r30) is the field.
-    words = ["ktime_get", 0xF8610060, 0x7C691B78, 0xF93E0950, ppc.BLR]
+    words: list[int | str] = ["ktime_get", 0xF8610060, 0x7C691B78, 0xF93E0950, ppc.BLR]
     assert offsets(tmp_path, copy_process=words)["start_time"] == 0x950
 
 

@@ -53,6 +53,8 @@ class Probe:
         # Passages for which the entries stay armed: of any thread, and of one thread each.
         self.left = plan.limit if plan.arm_after is None else plan.arm_first
         self.left_of: dict[ThreadKey, int] = {}
+        # Whether the entries were ever disarmed: then there may have been more passages than hits.
+        self.was_disarmed = False
         self.entries = [_Stop(self, "entry", address) for address in plan.entries]
         self.exits = [_Stop(self, "exit", address) for address in plan.exits]
 
@@ -63,8 +65,9 @@ class Probe:
 
     def settle(self) -> None:
         """Arm or disarm the entries as the passages left demand."""
-        wanted = self.left > 0 or bool(self.left_of)
-        _enable(self.entries, wanted and self.hits < self.plan.limit)
+        wanted = (self.left > 0 or bool(self.left_of)) and self.hits < self.plan.limit
+        self.was_disarmed |= not wanted
+        _enable(self.entries, wanted)
 
     def _count(self, thread: ThreadKey) -> None:
         self.hits += 1
@@ -89,8 +92,7 @@ class Probe:
             # Exits stay armed only while a thread is inside: the same address may be a hot one.
             if not self.open_threads:
                 _enable(self.exits, False)
-        disarmed = self.hits >= self.plan.limit
-        record = event.to_json() | {"hits": self.hits, "disarmed": disarmed}
+        record = event.to_json() | {"hits": self.hits, "disarmed": self.was_disarmed}
         gdb.write(EVENT_PREFIX + json.dumps(record, separators=(",", ":")) + "\n")
         if side == "exit" or not self.exits:
             self.session.arm_followers(self.plan.name, event.thread)
