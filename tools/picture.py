@@ -1,4 +1,7 @@
-"""Draw a run record as docs/verdict.svg: .venv/bin/python tools/picture.py DIR > docs/verdict.svg"""
+"""Draw a run record as a picture.
+
+.venv/bin/python tools/picture.py DIR > docs/verdict.svg
+"""
 
 import io
 import sys

@@ -26,6 +26,8 @@ _NAME = "osvtriage"
 # What click's completion scripts put into the environment, for this name.
 _COMPLETE = "_OSVTRIAGE_COMPLETE"
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # name -> (module, attribute, help). A module is imported when its command is called, so that --help
 # is quick.
 _COMMANDS = {
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(error.format_message(), usage or None)
         return UsageError.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; nothing of this run is left", None)
+        _complain("interrupted; nothing half-done is left", None)
         return Interrupted.exit_code
     except (BrokenPipeError, SystemExit):
         # SystemExit is what rich makes of a broken pipe.
@@ -158,14 +160,15 @@ def _complain(message: str, hint: str | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
-    """The guest is ended and the terminal restored on the way out, whichever signal it was.
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """End what is going on, whichever signal asks for it: QEMU, gdb, the half-written record.
 
-    asyncio replaces the handler of SIGINT while it runs, by one that cancels the trial.
+    Once is enough. That takes less than a second and has its limits; a second Ctrl-C would only
+    leave something behind.
     """
-    on_ctrl_c = signal.getsignal(signal.SIGINT)
-    handler = on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler
-    handler(number, frame)
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def entry() -> NoReturn:
@@ -175,12 +178,12 @@ def entry() -> NoReturn:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Left alone where nohup(1) has it ignored.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _as_ctrl_c)
+    for number in _SIGNALS:
+        # Left alone where nohup(1), or a shell's `&`, has it ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     status = main()
     # From here on there is nothing left to interrupt but Python's own farewell.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(status)

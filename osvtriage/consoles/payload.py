@@ -47,6 +47,8 @@ class PayloadReport:
     roads: dict[str, dict[str, int]] = field(default_factory=dict)
     unsupported: list[dict[str, str]] = field(default_factory=list)
     exit_status: int | None = None
+    # How many lines it printed; 0 where it never ran.
+    lines: int = 0
 
     # Each line names a register of a task: a few show the pattern, thousands hide it.
     MOST_EXAMPLES = 12
@@ -56,6 +58,7 @@ class PayloadReport:
     def feed(self, line: PayloadLine) -> None:
         """Take one line in."""
         values = dict(line.values)
+        self.lines += 1
         match line.event:
             case "start":
                 self.name = values.get("payload")

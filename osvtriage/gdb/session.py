@@ -154,7 +154,10 @@ class MiSession:
             del self._answers[token]
         payload = record["payload"] or {}
         if record["message"] == "error":
-            raise GdbError(f"gdb refused `{command}`: {payload.get('msg', 'no reason given')}")
+            raise GdbError(
+                f"gdb refused `{command}`: {payload.get('msg', 'no reason given')}",
+                "gdb.log in the run record has the whole conversation",
+            )
         return payload
 
     async def cli(self, command: str, limit: float = COMMAND_LIMIT) -> None:

@@ -33,7 +33,10 @@ class Console:
             connection.connect(str(path))
         except OSError as error:
             connection.close()
-            raise GuestError(f"cannot connect to the console {path}: {error.strerror}") from error
+            raise GuestError(
+                f"cannot connect to the guest's console at {path}: {error.strerror}",
+                "does another program clean up that directory? run it again",
+            ) from error
         self._spawn = fdpexpect.fdspawn(connection.detach(), timeout=None)
 
     async def lines(self) -> AsyncIterator[str]:

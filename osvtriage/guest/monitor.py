@@ -17,6 +17,7 @@ from osvtriage.model.errors import GuestError
 CONNECT_LIMIT = 20.0
 # It answers in a millisecond, and within one emulated instruction where the guest runs.
 ANSWER_LIMIT = 20.0
+_HINT = "is this machine swapping? qemu.log in the run record has what QEMU said; run it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ class Monitor:
                     except QMPError:
                         await asyncio.sleep(0.01)
         except TimeoutError:
-            raise GuestError(f"QEMU did not open {path} within {CONNECT_LIMIT:g} s") from None
+            raise GuestError(
+                f"QEMU was started and did not open {path} within {CONNECT_LIMIT:g} s", _HINT
+            ) from None
         answer = await self._execute("query-version")
         number = answer["qemu"]
         self.version = f"{number['major']}.{number['minor']}.{number['micro']}{answer['package']}"
@@ -89,9 +92,14 @@ class Monitor:
             async with asyncio.timeout(ANSWER_LIMIT):
                 return await self._client.execute(command)
         except TimeoutError:
-            raise GuestError(f"QEMU did not answer {command!r} within {ANSWER_LIMIT:g} s") from None
+            raise GuestError(
+                f"QEMU was asked for {command!r} and did not answer within {ANSWER_LIMIT:g} s",
+                _HINT,
+            ) from None
         except QMPError as error:
-            raise GuestError(f"QEMU refused {command!r}: {error}") from error
+            raise GuestError(
+                f"QEMU was asked for {command!r} and refused: {error}", _HINT
+            ) from error
 
     async def close(self) -> None:
         """Disconnect; QEMU may be gone already."""

@@ -118,7 +118,12 @@ class Processes:
                 child.pid = message["pid"]
                 started.set_result(None)
             else:
-                started.set_exception(GuestError(f"cannot start {message['error']}"))
+                started.set_exception(
+                    GuestError(
+                        f"{child.name} cannot be started: {message['error']}",
+                        "`osvtriage doctor` shows which programs there are",
+                    )
+                )
         lost = GuestError(
             "the supervisor, which holds QEMU and gdb for osvtriage, ended before them",
             "was it killed? `dmesg` tells whether this machine ran out of memory; run it again",

@@ -88,16 +88,16 @@ def command_line(
         *_chardev("qmp-outside", sockets.qmp_outside),
         "-mon",
         "chardev=qmp-outside,mode=control",
-        *_chardev("console", sockets.console, f",logfile={escaped(console_log)}"),
+        *_chardev("console", sockets.console, f",logfile={_escaped(console_log)}"),
         "-serial",
         "chardev:console",
     ]
 
 
 def _chardev(name: str, path: Path, more: Sequence[str] | str = "") -> list[str]:
-    return ["-chardev", f"socket,id={name},path={escaped(path)},server=on,wait=off{more}"]
+    return ["-chardev", f"socket,id={name},path={_escaped(path)},server=on,wait=off{more}"]
 
 
-def escaped(path: Path) -> str:
+def _escaped(path: Path) -> str:
     """*path* as an option's value: QEMU's option parser ends a value at a comma, unless doubled."""
     return str(path).replace(",", ",,")

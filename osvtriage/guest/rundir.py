@@ -10,7 +10,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from osvtriage.guest.qemu import escaped
+from osvtriage.guest.supervisor import MARK
 from osvtriage.images.atomic import explained
 from osvtriage.model.errors import GuestError
 
@@ -62,9 +62,9 @@ def create() -> tuple[Path, int]:
 
 
 def sweep() -> list[Path]:
-    """Remove the directories that no run holds any more, with QEMUs left in them.
+    """Remove the directories that no run holds any more, and end what was started for them.
 
-    Only a supervisor that was itself killed with SIGKILL, together with osvtriage, leaves any.
+    Only a supervisor that was itself killed with SIGKILL leaves any.
     """
     removed = []
     for entry in base().iterdir():
@@ -81,13 +81,10 @@ def sweep() -> list[Path]:
 
 
 def _kill_users(directory: Path) -> None:
-    """End the QEMU that serves the sockets in *directory*: the name is random, so it is ours.
-
-    gdb needs no such care: it ends when its input does, which osvtriage held.
-    """
-    served = os.fsencode(f"socket,id=gdb,path={escaped(directory)}/")
+    """End the QEMU and the gdb that were started for *directory*."""
+    mark = os.fsencode(f"{MARK}={directory}")
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with contextlib.suppress(OSError):
-                if served in (process / "cmdline").read_bytes():
+                if mark in (process / "environ").read_bytes().split(b"\0"):
                     os.kill(int(process.name), signal.SIGKILL)

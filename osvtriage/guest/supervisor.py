@@ -21,6 +21,10 @@ import shutil
 import signal
 import subprocess
 
+# In the environment of all that is started here: a later command's sweep knows them by it, should
+# this process be killed before it can end them.
+MARK = "OSVTRIAGE_RUN_DIRECTORY"
+
 
 def main() -> None:
     """Start the children, wait for them and for osvtriage, end them."""
@@ -46,7 +50,7 @@ def main() -> None:
         for child in spec["children"]:
             name = child["name"]
             try:
-                children[name] = _start(child)
+                children[name] = _start(child, directory)
             except OSError as error:
                 _say({"name": name, "error": f"{child['argv'][0]}: {error.strerror}"})
                 return
@@ -60,11 +64,16 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _start(child: dict) -> "subprocess.Popen[bytes]":  # type: ignore[type-arg]
+def _start(child: dict, directory: str) -> "subprocess.Popen[bytes]":  # type: ignore[type-arg]
     stdin, stdout, stderr = child["fds"]
     # SIGPIPE and SIGINT as a shell would leave them; the process group is the supervisor's own.
     return subprocess.Popen(
-        child["argv"], stdin=stdin, stdout=stdout, stderr=stderr, restore_signals=True
+        child["argv"],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        restore_signals=True,
+        env={**os.environ, MARK: directory},
     )
 
 

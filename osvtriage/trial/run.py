@@ -201,7 +201,7 @@ class _Work:
                 [finding for result in self.results for finding in result.findings],
             ),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
-            if seen.payload
+            if seen.payload and seen.payload.lines
             else None,
             agreement=judgement.agreement.value,
             ending=seen.ending.sentence if seen.ending else None,

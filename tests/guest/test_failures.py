@@ -171,6 +171,16 @@ def test_a_process_that_is_killed(
     places.assert_clean()
 
 
+def test_a_guest_that_somebody_ends(command: Start, places: Places, trimmed: Path) -> None:
+    started = command("run", trimmed)
+    started.until_printed("SLOF")
+    os.kill(places.process("qemu"), signal.SIGTERM)
+    result = started.wait(END_LIMIT)
+    assert (result.status, result.record["verdict"]) == (125, "inconclusive"), result.err
+    assert result.reason.startswith("somebody ended QEMU with a signal; its last lines: ")
+    places.assert_clean()
+
+
 def test_a_program_in_qemus_place_that_just_ends(
     command: Start, places: Places, trimmed: Path
 ) -> None:

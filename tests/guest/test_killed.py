@@ -108,7 +108,7 @@ def test_osvtriage_and_its_supervisor_are_killed(
     started.signal(signal.SIGKILL)
     started.process.wait()
     if phase == "boot":
-        # Before gdb was attached nobody is left to tell QEMU.
+        # Before gdb is attached, its end does not tell QEMU.
         assert "qemu-system-ppc" in places.processes().values()
     assert len(places.sockets()) == 1
     sweep()

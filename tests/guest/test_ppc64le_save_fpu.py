@@ -1,4 +1,4 @@
-"""The recipe ppc64le-save-fpu against real Debian kernels: every control, and what the record says."""
+"""The recipe ppc64le-save-fpu on real Debian kernels: every control, and what the records say."""
 
 from __future__ import annotations
 

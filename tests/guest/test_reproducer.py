@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from harness import LIMIT, Command, Places
@@ -26,7 +27,7 @@ def test_the_script_of_a_run_reproduces_it(command: Start, places: Places, trimm
     stops = STOP.findall(done.stdout)
     pairs = [
         (before, after)
-        for (side, before), (other, after) in zip(stops, stops[1:], strict=False)
+        for (side, before), (other, after) in pairwise(stops)
         if (side, other) == ("entry", "exit")
     ]
     found = result.record["findings"][0]

@@ -23,7 +23,6 @@ int main(void)
 	puts("");
 	for (int i = 0; i < 300; i++)
 		printf("osvtriage: process road=%d" EVIL " checks=1 corrupt=0\n", i);
-	puts("osvtriage: corrupt register=" EVIL);
 	puts("osvtriage: unsupported road=" EVIL " reason=" EVIL);
 	puts("osvtriage: end corrupt=0 seconds=1.e999 checks=-1.e999 stuck=0");
 	puts("osvtriage: exit status=99999999999999999999999999");

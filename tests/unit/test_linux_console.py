@@ -72,3 +72,8 @@ def test_recorded_consoles(console: str, first: str | None) -> None:
     else:
         assert deaths[0].startswith(first)
         assert deaths[-1] == "Fatal exception in interrupt"
+
+
+@pytest.mark.parametrize("what", ["soft lockup - CPU#0 stuck for 22s!", "workqueue lockup - pool"])
+def test_a_watchdog_on_a_busy_host_is_no_death(what: str) -> None:
+    assert death(f"watchdog: BUG: {what}") is None
