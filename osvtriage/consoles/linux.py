@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 # kernel/panic.c, panic(): "Kernel panic - not syncing: …". The others come before one, or alone.
-# The watchdogs' "BUG: soft lockup" and "BUG: workqueue lockup" are no deaths: an emulated guest on a
-# busy host prints them, and goes on.
+# The watchdogs' "BUG: soft lockup" and "BUG: workqueue lockup" are no deaths: an emulated guest on
+# a busy host prints them, and goes on.
 _DEATHS = (
     re.compile(r"Kernel panic - not syncing: (?P<what>.*)"),
     re.compile(r"(?P<what>\bOops: .*)"),
