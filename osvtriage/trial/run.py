@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
-from osvtriage.trial import checking, library, record, reproducer
+from osvtriage.trial import checking, interruptible, library, record, reproducer
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
@@ -126,7 +125,7 @@ class _Work:
         self.seen.timings["image"] = time.monotonic() - begun
         trial = Trial(request, self.prepared, directory, observer, self.seen)
         try:
-            asyncio.run(trial.run())
+            interruptible.run(trial.run())
         finally:
             self._write_evidence(directory, trial)
         observer.phase("check", f"{len(self.seen.events)} events")

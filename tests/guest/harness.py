@@ -138,9 +138,13 @@ class Places:
         return found
 
     def process(self, name: str) -> int:
-        """The one process whose name begins so."""
-        (pid,) = [pid for pid, is_called in self.processes().items() if is_called.startswith(name)]
-        return pid
+        """The process whose name begins so; one that has just been started may not have it yet."""
+
+        def named() -> list[int]:
+            return [pid for pid, its in self.processes().items() if its.startswith(name)]
+
+        (pid,) = until(named, f"a process {name}")
+        return int(pid)
 
     def supervisor(self) -> int:
         """The parent of the guest's QEMU."""

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from osvtriage.model.errors import ImageError, LimitExceeded
 
 pytestmark = pytest.mark.guest
 
-BOOKWORM, SID = "debian-bookworm-ppc64le", "debian-sid-ppc64le"
+BOOKWORM, TRIXIE = "debian-bookworm-ppc64le", "debian-trixie-ppc64le"
 
 # A boot takes 8 s on an idle machine.
 _BOOT_LIMIT = 180
@@ -61,7 +60,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "say.c"
 
 
-@pytest.fixture(params=[BOOKWORM, SID])
+@pytest.fixture(params=[BOOKWORM, TRIXIE])
 def image(request: pytest.FixtureRequest) -> Image:
     return ImageStore().ensure(request.param)
 
@@ -90,7 +89,7 @@ def boot(image: Image, initramfs: Path, *arguments: str) -> str:
 def test_two_builds_at_once_make_one_image(cache: Path) -> None:
     script = (
         "from osvtriage.images.store import ImageStore\n"
-        f"ImageStore().build({SID!r}, progress=lambda message: print(message, flush=True))\n"
+        f"ImageStore().build({TRIXIE!r}, progress=lambda message: print(message, flush=True))\n"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -114,11 +113,22 @@ def test_a_built_image_is_recorded(image: Image) -> None:
 
 def test_a_built_image_is_there_at_once(image: Image) -> None:
     messages: list[str] = []
-    started = time.perf_counter()
     assert ImageStore().ensure(image.name, messages.append) == image
-    assert time.perf_counter() - started < 0.03
     assert ImageStore().build(image.name, progress=messages.append) == image
     assert not messages
+
+
+def test_a_suite_whose_image_package_holds_no_kernel() -> None:
+    """On sid the kernel is in a package that the image package depends on."""
+    try:
+        image = ImageStore().ensure("debian-sid-ppc64le")
+    except ImageError as error:
+        if "expired" not in str(error):
+            raise
+        pytest.skip("the mirror's copy of sid is too old for apt to trust it")
+    assert image.kernel_version.endswith("-powerpc64le")
+    assert "sid" in image.name
+    assert ImageStore().verify(image.name) == ()
 
 
 def test_an_update_without_newer_packages_downloads_nothing(image: Image) -> None:
@@ -129,12 +139,12 @@ def test_an_update_without_newer_packages_downloads_nothing(image: Image) -> Non
 
 def test_an_update_replaces_older_packages_and_damaged_files() -> None:
     store = ImageStore()
-    image = store.ensure(SID)
-    results = results_directory(SID)
+    image = store.ensure(TRIXIE)
+    results = results_directory(TRIXIE)
     os.truncate(image.busybox, 100)
-    again = store.build(SID)
+    again = store.build(TRIXIE)
     assert again.kernel == image.kernel
-    assert store.verify(SID) == ()
+    assert store.verify(TRIXIE) == ()
     # As if an older result were the current one: the newest is made beside it, and takes its place.
     old = results / "6.0-old"
     image.kernel.parent.rename(old)
@@ -142,8 +152,8 @@ def test_an_update_replaces_older_packages_and_damaged_files() -> None:
     (results / "current").symlink_to(old.name)
     record = (old / "image.json").read_text()
     (old / "image.json").write_text(record.replace('"linux-image-powerpc64le"', '"older"'))
-    assert store.get(SID).kernel.parent == old
-    assert store.build(SID, update=True).kernel == image.kernel
+    assert store.get(TRIXIE).kernel.parent == old
+    assert store.build(TRIXIE, update=True).kernel == image.kernel
     assert sorted(path.name for path in results.iterdir()) == sorted(
         ["current", old.name, image.kernel.parent.name]
     )
@@ -152,7 +162,7 @@ def test_an_update_replaces_older_packages_and_damaged_files() -> None:
 def test_the_payload_runs_and_its_status_comes_back(image: Image, source: Path) -> None:
     output = boot(image, initrd(image, compile_payload(source, PPC64LE)), "one", "--two=2")
     lines = output.splitlines()
-    assert "osvtriage: starting the payload" in lines
+    assert "osvtriage: ready" in lines
     assert "argument one" in lines
     assert "argument --two=2" in lines
     assert "osvtriage: exit status=7" in lines
@@ -173,7 +183,7 @@ def test_the_host_is_left_alone() -> None:
         return {path.name: path.stat().st_mtime_ns for path in found}
 
     before = architectures(), lists()
-    ImageStore().build(SID, update=True)
+    ImageStore().build(TRIXIE, update=True)
     assert (architectures(), lists()) == before
 
 
@@ -305,7 +315,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(small.iterdir()) == []
         monkeypatch.setenv("OSVTRIAGE_CACHE", str(small))
         with pytest.raises(ImageError, match="no space to write") as caught:
-            ImageStore().build(SID)
+            ImageStore().build(TRIXIE)
         assert "OSVTRIAGE_CACHE" in str(caught.value.hint)
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -117,12 +117,12 @@ def test_head_shows_the_first_line_and_the_status_is_not_a_verdict(
     assert (result.record["verdict"], result.directory is not None) == ("inconclusive", True)
     assert "did not get to user space within 3 s" in result.reason
     places.assert_clean()
-    # As a shell has it. All is written before `head` ends, or it is not: never 0 and never 1.
+    # As a shell has it: 0 where all was written before `head` ended, but never 1.
     line = f"{OSVTRIAGE[0]} show {result.directory} | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("INCONCLUSIVE  trimmed")
     assert done.stdout.count("\n") == 1
-    assert done.returncode in (125, 128)
+    assert done.returncode in (0, 128)
 
 
 def test_ctrl_c_while_the_image_is_made_ready(
