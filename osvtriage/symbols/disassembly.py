@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-import capstone
+from typing import TYPE_CHECKING
 
 from osvtriage.arch import Arch
 from osvtriage.symbols.elf import ElfImage, Symbol
+
+if TYPE_CHECKING:
+    import capstone
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class Instruction:
 
 @lru_cache
 def _disassembler(arch: Arch) -> capstone.Cs:
+    # Imported on use: a run that has its patched kernel needs it only while the guest boots.
+    import capstone
+
     family, modes = arch.capstone
     mode = 0
     for name in modes:

@@ -9,15 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import Section as ElfSection
+from typing import TYPE_CHECKING, Self
 
 from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
 from osvtriage.model.event import Frame, source_name
+
+if TYPE_CHECKING:
+    from elftools.elf.sections import Section as ElfSection
 
 # st_info's low nibble (System V ABI, chapter 4): NOTYPE is what assembler labels without .type
 # have.
@@ -61,6 +60,9 @@ class ElfImage:
     """
 
     def __init__(self, path: Path, arch: Arch) -> None:
+        # Imported on use, as in osvtriage.symbols.disassembly.
+        from elftools.common.exceptions import ELFError
+
         self.path = path
         self.arch = arch
         with ExitStack() as opened:
@@ -90,6 +92,8 @@ class ElfImage:
         self._file.close()
 
     def _read_tables(self) -> None:
+        from elftools.elf.elffile import ELFFile
+
         elf = ELFFile(self._file)
         if elf["e_machine"] != self.arch.elf_machine:
             raise SymbolError(f"{self.path} is for {elf['e_machine']}, not for {self.arch.name}")
