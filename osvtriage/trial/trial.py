@@ -131,7 +131,7 @@ class Trial:
             "-gdb-set confirm off",
             "-gdb-set pagination off",
             "-gdb-set auto-load off",
-            # Left in place between stops: each insertion makes QEMU translate its code anew.
+            # Left in place between stops, not taken out and put back at each.
             "-gdb-set breakpoint always-inserted on",
         ):
             await self._ask(command)
