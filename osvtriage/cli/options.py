@@ -25,11 +25,18 @@ def complete_recipe(
 def complete_variant(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
-    """Shell completion of the variants of the recipe that stands before."""
+    """Shell completion of the variants of the recipe that stands before, else of all of them."""
+    from osvtriage.model.errors import OsvtriageError
     from osvtriage.trial import library
 
-    recipe = library.load(context.params["recipe"])
-    return [item.name for item in recipe.variant if item.name.startswith(incomplete)]
+    # click has no parameters yet where the option to be completed still lacks its value.
+    chosen = context.params.get("recipe")
+    try:
+        recipes = [library.load(name) for name in ([chosen] if chosen else library.names())]
+    except OsvtriageError:
+        return []
+    names = {item.name for recipe in recipes for item in recipe.variant}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_image(

@@ -321,3 +321,27 @@ def test_options_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     options = asked.options
     assert (options.variant, options.smp, options.timeout, options.seed) == ("v", 2, 9.5, 7)
     assert (options.kernel, options.out, options.image) == (Path("k"), Path("o"), None)
+
+
+@pytest.mark.parametrize(
+    ("words", "position", "expected"),
+    [
+        ("osvtriage ru", 1, "run"),
+        ("osvtriage run ppc64le-sa", 2, "ppc64le-save-fpu"),
+        ("osvtriage run ppc64le-save-fpu --variant fp-", 4, "fp-fix-reverted"),
+        ("osvtriage run ./absent.toml --variant fp-", 4, "fp-fix-reverted"),
+        ("osvtriage run --image debian-b", 3, "debian-bookworm-ppc64le"),
+    ],
+)
+def test_the_shell_completes(
+    words: str,
+    position: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("_OSVTRIAGE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(position))
+    assert main([]) == 0
+    assert f"plain,{expected}" in capsys.readouterr().out.splitlines()
