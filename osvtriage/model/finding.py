@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from osvtriage.model.event import Event, Frame
+from osvtriage.model.event import Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +44,3 @@ class CheckResult:
     examined: int
     findings: tuple[Finding, ...]
     classes: Mapping[str, int]
-    events: tuple[Event, ...] = ()

@@ -8,7 +8,8 @@ they combine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from osvtriage.model.plan import Field
 
 # TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).
 COMM_BYTES = 16
@@ -19,42 +20,30 @@ SLEEP_FUNCTION = "schedule"
 # The string in every kernel that names its exact build, init/version.c.
 BANNER = "linux_banner"
 
+# powerpc keeps the PACA, and through it `current`, in r13 while in the kernel; asm/paca.h.
+PPC_CURRENT_BASE = "r13"
 # struct pt_regs on powerpc up to `dsisr` is user ABI: arch/powerpc/include/uapi/asm/ptrace.h.
 PPC_PT_REGS = {"nip": 256, "msr": 264, "ctr": 280, "link": 288, "xer": 296, "ccr": 304}
 PPC_PT_REGS |= {"softe": 312, "trap": 320, "dar": 328, "dsisr": 336}
 PPC_PT_REGS_BYTES = 352
 
 
-@dataclass(frozen=True, slots=True)
-class FieldPath:
-    """A field of the current task: the path to it, and its size in bytes."""
-
-    path: tuple[int, ...]
-    size: int
-
-
-def task_fields(offsets: Mapping[str, int]) -> dict[str, FieldPath]:
+def task_fields(offsets: Mapping[str, int]) -> dict[str, Field]:
     """Every field that a recipe can name, for the *offsets* that are known of this kernel."""
     fields = {
-        "comm": FieldPath((offsets["comm"],), COMM_BYTES),
-        "pid": FieldPath((offsets["pid"],), 4),
-        "start_time": FieldPath((offsets["start_time"],), 8),
+        "comm": Field((offsets["comm"],), COMM_BYTES),
+        "pid": Field((offsets["pid"],), 4),
+        "start_time": Field((offsets["start_time"],), 8),
     }
     if "thread.fp_state" in offsets:
         fp_state = offsets["thread"] + offsets["thread.fp_state"]
         vr_state = offsets["thread"] + offsets["thread.vr_state"]
         regs = offsets["thread"] + offsets["thread.regs"]
-        fields |= {
-            f"thread.fp_state.fpr[{n}]": FieldPath((fp_state + 16 * n,), 16) for n in range(32)
-        }
-        fields |= {
-            f"thread.vr_state.vr[{n}]": FieldPath((vr_state + 16 * n,), 16) for n in range(32)
-        }
-        fields |= {
-            f"thread.regs.{name}": FieldPath((regs, at), 8) for name, at in PPC_PT_REGS.items()
-        }
+        fields |= {f"thread.fp_state.fpr[{n}]": Field((fp_state + 16 * n,), 16) for n in range(32)}
+        fields |= {f"thread.vr_state.vr[{n}]": Field((vr_state + 16 * n,), 16) for n in range(32)}
+        fields |= {f"thread.regs.{name}": Field((regs, at), 8) for name, at in PPC_PT_REGS.items()}
         # The status words follow the 32 registers: struct thread_fp_state and thread_vr_state,
         # arch/powerpc/include/asm/processor.h. The VSCR lies in the low word of a quadword.
-        fields["thread.fp_state.fpscr"] = FieldPath((fp_state + offsets["fpscr"],), 8)
-        fields["thread.vr_state.vscr"] = FieldPath((vr_state + 16 * 32,), 4)
+        fields["thread.fp_state.fpscr"] = Field((fp_state + offsets["fpscr"],), 8)
+        fields["thread.vr_state.vscr"] = Field((vr_state + 16 * 32,), 4)
     return fields

@@ -44,16 +44,14 @@ def resolve(recipe: Recipe, elf: ElfImage) -> Resolved:
         UsageError: the recipe names a register or a field that does not exist.
     """
     offsets = linux_symbols.offsets(elf)
-    fields = {
-        name: Field(path.path, path.size) for name, path in linux.task_fields(offsets).items()
-    }
+    fields = linux.task_fields(offsets)
     calls = _calls(recipe.probe, elf)
     found = [_probe(probe, elf, fields, calls) for probe in recipe.probe]
     probes = tuple(probe for probe in found if probe is not None)
     return Resolved(
         plan=GdbPlan(
             arch=elf.arch.name,
-            current_base="r13",
+            current_base=linux.PPC_CURRENT_BASE,
             current_offset=offsets["current"],
             task_fields={name: fields[name] for name in _TASK},
             probes=probes,
