@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from osvtriage.cli.options import complete_image, json_option
+from osvtriage.report.printable import one_line
 
 # The work's own modules bring pydantic: they are imported in the commands, so that `--help` and
 # shell completion answer at once.
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 
 _name = click.argument("name", shell_complete=complete_image)
+_FILE = click.Path(path_type=Path)
+
+_SYSTEMS = {"linux": "Linux", "osv": "OSv"}
 
 
 @click.group()
@@ -28,7 +32,8 @@ def images() -> None:
     """Make, add and check the images that guests boot from.
 
     An image is a kernel and a userland. Those that come with osvtriage are made of Debian's
-    packages, on first use or with `images build`; `images add` takes a kernel of your own.
+    packages, on first use or with `images build`; `images add` takes a Linux kernel of your own, or
+    an OSv.
     """
 
 
@@ -104,38 +109,65 @@ def build(name: str, update: bool, as_json: bool) -> None:
 @images.command()
 @click.argument("name")
 @click.option(
+    "--system",
+    type=click.Choice(["linux", "osv"]),
+    default="linux",
+    show_default=True,
+    help="The operating system.",
+)
+@click.option("--arch", help="The processor, such as ppc64le; OSv is for x86_64 anyway.")
+@click.option(
     "--kernel",
     required=True,
-    type=click.Path(path_type=Path),
-    help="The kernel: an ELF vmlinux with its symbol table.",
+    type=_FILE,
+    help="Linux: vmlinux, not stripped. OSv: loader.elf, loader-stripped.elf, or a disk that boots "
+    "(loader.img, usr.img).",
 )
-@click.option("--arch", required=True, help="The processor that it is for, such as ppc64le.")
-@click.option("--system", default="linux", show_default=True, help="The operating system.")
-@click.option("--append", help="Kernel arguments, in place of the default image's.")
-@click.option("--memory", type=click.IntRange(min=64), metavar="MIB", help="Memory of the guest.")
+@click.option("--symbols", type=_FILE, help="OSv: loader.elf, where the kernel has no symbols.")
+@click.option("--disk", type=_FILE, help="OSv: a further disk, such as usr.img.")
+@click.option(
+    "--append",
+    metavar="LINE",
+    help="The kernel's command line. Linux: in place of the default image's. OSv: its options and "
+    "the application; a disk holds one already.",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=64),
+    metavar="MIB",
+    help="Memory of the guest; for OSv 512 unless given.",
+)
 @json_option
 def add(
     name: str,
-    kernel: Path,
-    arch: str,
     system: str,
+    arch: str | None,
+    kernel: Path,
+    symbols: Path | None,
+    disk: Path | None,
     append: str | None,
     memory: int | None,
     as_json: bool,
 ) -> None:
     """Copy a kernel of your own, and call it the image NAME.
 
-    Its userland is that of the default image of the processor.
+    The userland of a Linux is that of the default image of the processor. An OSv has its
+    application in itself, or on its disk; guests never write to either.
 
     \b
-    Example:
+    Examples:
       osvtriage images add mainline --arch ppc64le --kernel ~/linux/vmlinux
+      cd ~/osv/build/release.x64
+      osvtriage images add hello --system osv --kernel loader-stripped.elf \\
+          --symbols loader.elf --disk usr.img --append '--rootfs=rofs /hello'
+      osvtriage images add hello-disk --system osv --kernel usr.img --symbols loader.elf
     """
     from osvtriage.images.store import ImageStore
 
     with _progress() as progress:
-        progress(f"checking and copying {kernel}")
-        summary = ImageStore().add(name, system, arch, kernel, append, memory)
+        summary = ImageStore().add(
+            name, system, arch, kernel, append, memory, symbols, disk, progress
+        )
     _print_image(summary, None, as_json)
 
 
@@ -199,13 +231,17 @@ def _print_image(summary: ImageSummary, image: Image | None, as_json: bool) -> N
         "system": f"{summary.system} on {summary.arch}",
     }
     if summary.kernel_version:
-        lines["kernel"] = f"Linux {summary.kernel_version}"
+        lines["kernel"] = f"{_SYSTEMS[summary.system]} {summary.kernel_version}"
         lines["made"] = f"{summary.built} ({_size(summary.size)})"
     if image is not None:
-        lines["files"] = f"{image.kernel}\n{image.busybox}"
+        lines["files"] = "\n".join(str(path) for path in (image.kernel, image.busybox) if path)
+        if image.symbols != image.kernel:
+            lines["symbols"] = str(image.symbols)
+        lines["disks"] = "\n".join(f"{disk.path} ({disk.format})" for disk in image.disks)
         lines["sha256"] = image.kernel_sha256
         lines["memory"] = f"{image.memory} MiB"
-        lines["append"] = image.append
+        # It may have been read from a disk that somebody else made.
+        lines["append"] = one_line(image.append)
         lines["packages"] = "\n".join(f"{p.name} {p.version}" for p in image.packages)
     for key, value in lines.items():
         for number, line in enumerate(value.splitlines()):

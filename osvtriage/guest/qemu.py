@@ -7,11 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from osvtriage.arch import Arch
+from osvtriage.images.record import Disk, DiskFormat, KernelFormat
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a guest boots from and on."""
+    """What a guest boots from and on.
+
+    A kernel that is no ELF file is the guest's first disk, and boots by its own boot sector:
+    ``initrd`` and ``append`` do not reach it.
+    """
 
     arch: Arch
     kernel: Path
@@ -21,6 +26,8 @@ class Boot:
     smp: int
     accelerator: str
     cpu: str
+    kernel_format: KernelFormat = "elf"
+    disks: tuple[Disk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,29 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
     arguments += ["-accel", boot.accelerator, "-cpu", boot.cpu]
     arguments += ["-m", str(boot.memory), "-smp", str(boot.smp)]
     arguments += ["-nodefaults", "-vga", "none", "-display", "none", "-nic", "none", "-no-reboot"]
-    arguments += ["-kernel", str(boot.kernel)]
-    if boot.initrd is not None:
-        arguments += ["-initrd", str(boot.initrd)]
-    return [*arguments, "-append", boot.append]
+    disks = [(disk.path, disk.format) for disk in boot.disks]
+    if boot.kernel_format == "elf":
+        arguments += ["-kernel", str(boot.kernel)]
+        if boot.initrd is not None:
+            arguments += ["-initrd", str(boot.initrd)]
+        arguments += ["-append", boot.append]
+    else:
+        disks.insert(0, (boot.kernel, boot.kernel_format))
+    for number, (path, format_) in enumerate(disks):
+        arguments += _disk(f"disk{number}", path, format_)
+    return arguments
+
+
+def _disk(name: str, path: Path, format_: DiskFormat) -> list[str]:
+    """A disk of the guest.
+
+    What the guest writes goes into an overlay (snapshot=on): a file that QEMU makes in TMPDIR or
+    /var/tmp and unlinks at once, so that it is gone however QEMU ends. *path* is opened for reading
+    only. The format is said, for QEMU would else go by the disk's own bytes, which may be
+    somebody's attempt to have it open another file of the host as the disk's backing file.
+    """
+    drive = f"file={_escaped(path)},if=none,id={name},format={format_},snapshot=on"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
 
 
 def command_line(

@@ -27,11 +27,10 @@ from osvtriage.images.debian import BUSYBOX_FILE, Archive
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.places import cache_directory
 from osvtriage.images.progress import Progress
-from osvtriage.images.record import Record, Stamp, damage
+from osvtriage.images.record import KERNEL, Record, Stamp, damage
 from osvtriage.model.errors import ImageError
 from osvtriage.recipe.image import ImageManifest
 
-KERNEL = "vmlinux"
 BUSYBOX = "busybox"
 _CURRENT = "current"
 

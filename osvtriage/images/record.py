@@ -7,13 +7,13 @@ modification time, inode), so that a later run can tell an untouched file withou
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from osvtriage.images import sparse
 from osvtriage.images.atomic import new_file
 from osvtriage.model.errors import ImageError
 
@@ -21,6 +21,13 @@ SCHEMA = "osvtriage.built-image/1"
 RECORD = "image.json"
 
 Origin = Literal["debian", "user"]
+
+DiskFormat = Literal["raw", "qcow2"]
+KernelFormat = Literal["elf", "raw", "qcow2"]
+"""How a kernel is booted: an ELF file by QEMU itself, a disk by its own boot sector."""
+
+KERNEL = "vmlinux"
+"""What the kernel is called in the directory of a Linux image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +40,38 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk image. Guests see it through an overlay and never write to it."""
+
+    path: Path
+    format: DiskFormat
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """An image whose files are on this machine. ``memory`` is in MiB."""
+    """An image whose files are on this machine. ``memory`` is in MiB.
+
+    ``symbols`` is the ELF file with the kernel's symbol table: the kernel itself, unless that is
+    stripped or a disk. ``disks`` are those beside the one that may be the kernel. Only Linux has a
+    ``busybox``. A kernel that is a disk holds its command line itself: ``append`` then says what it
+    is, where that is known.
+    """
 
     name: str
     system: str
     arch: str
     kernel: Path
-    busybox: Path
+    kernel_format: KernelFormat
+    symbols: Path
+    disks: tuple[Disk, ...]
+    busybox: Path | None
     memory: int
     append: str
     kernel_version: str
     kernel_sha256: str
-    busybox_sha256: str
+    symbols_sha256: str
+    busybox_sha256: str | None
     packages: tuple[Package, ...]
     origin: Origin
     built: str
@@ -53,8 +79,9 @@ class Image:
     def to_json(self) -> dict[str, Any]:
         """The image as ``images build --json`` prints it; a superset of ``image`` in run.json."""
         record = asdict(self)
-        record["kernel"] = str(self.kernel)
-        record["busybox"] = str(self.busybox)
+        for holder in (record, *record["disks"]):
+            paths = {key: str(value) for key, value in holder.items() if isinstance(value, Path)}
+            holder.update(paths)
         return record
 
 
@@ -79,7 +106,9 @@ class Record:
     """The contents of ``image.json``. ``files`` maps names in its directory to their stamps.
 
     ``wanted`` maps the packages that the manifest names to the sums they had in the archive: when
-    these are still the newest, the image is.
+    these are still the newest, the image is. ``kernel``, ``symbols`` and ``disks`` say which file
+    is what; their defaults hold for the records of Linux images that were written before there
+    were others.
     """
 
     system: str
@@ -92,6 +121,10 @@ class Record:
     packages: tuple[Package, ...]
     wanted: Mapping[str, str]
     files: Mapping[str, Stamp]
+    kernel: str = KERNEL
+    kernel_format: KernelFormat = "elf"
+    symbols: str = KERNEL
+    disks: Mapping[str, DiskFormat] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Write the record into *directory*."""
@@ -112,9 +145,13 @@ class Record:
         try:
             data["packages"] = tuple(Package(**package) for package in data["packages"])
             data["files"] = {name: Stamp(**stamp) for name, stamp in data["files"].items()}
-            return cls(**data)
+            record = cls(**data)
+            named = {record.kernel, record.symbols, *record.disks}
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{directory / RECORD} lacks a field: {error}") from error
+        if missing := named - record.files.keys():
+            raise ValueError(f"{directory / RECORD} lacks the sum of {', '.join(sorted(missing))}")
+        return record
 
 
 def damage(directory: Path, record: Record, *, thorough: bool = False) -> list[str]:
@@ -161,5 +198,4 @@ def renewed(directory: Path, record: Record) -> Record:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sparse.sha256(path)

@@ -1,8 +1,8 @@
 """The images of this machine: those of the shipped manifests, and kernels that the user added.
 
 An image with a manifest is made in the cache (see :mod:`osvtriage.images.build`). A kernel that was
-added lies in the data directory, in ``images/NAME/``, and borrows busybox from the image of its
-processor that is marked ``default``.
+added lies in the data directory, in ``images/NAME/``. A Linux one borrows busybox from the image of
+its processor that is marked ``default``; OSv has its application in itself or on a disk.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from osvtriage.arch import ARCHES
+from osvtriage.images import addition, osv
 from osvtriage.images.atomic import discard, new_directory, sweep
 from osvtriage.images.build import (
     BUSYBOX,
-    KERNEL,
     build_image,
     current_result,
     lock_file,
     results_directory,
-    timestamp,
 )
 from osvtriage.images.initramfs import make_initramfs
 from osvtriage.images.kernel import check_kernel
@@ -32,7 +30,7 @@ from osvtriage.images.lock import locked
 from osvtriage.images.names import added_names, image_names, shipped_names
 from osvtriage.images.places import cache_directory, data_directory
 from osvtriage.images.progress import Progress, silent
-from osvtriage.images.record import Image, Origin, Record, Stamp, damage, renewed
+from osvtriage.images.record import Disk, Image, Origin, Record, damage, renewed
 from osvtriage.model.errors import ImageError, UsageError
 from osvtriage.recipe.image import IMAGE_NAME, IMAGE_NAME_LENGTH, ImageManifest
 from osvtriage.recipe.shipped import images_directory
@@ -85,9 +83,10 @@ class ImageStore:
         except ImageError:
             state = "damaged"
         about = manifest or record
+        added = "an OSv" if about and about.system == "osv" else "a kernel"
         return ImageSummary(
             name=name,
-            title=manifest.title if manifest else "a kernel that was added",
+            title=manifest.title if manifest else f"{added} that was added",
             system=about.system if about else "linux",
             arch=about.arch if about else "unknown",
             origin="debian" if manifest else "user",
@@ -107,20 +106,31 @@ class ImageStore:
             ImageError: its files were changed or lost.
         """
         directory, record = _sound_record(name)
-        lender_directory, lender = directory, record
-        if BUSYBOX not in record.files:
-            lender_directory, lender = _sound_record(_userland(record.arch).name)
+        busybox, busybox_sha256 = None, None
+        if record.system == "linux":
+            lender_directory, lender = directory, record
+            if BUSYBOX not in record.files:
+                lender_directory, lender = _sound_record(_userland(record.arch).name)
+            busybox = lender_directory / BUSYBOX
+            busybox_sha256 = lender.files[BUSYBOX].sha256
         return Image(
             name=name,
             system=record.system,
             arch=record.arch,
-            kernel=directory / KERNEL,
-            busybox=lender_directory / BUSYBOX,
+            kernel=directory / record.kernel,
+            kernel_format=record.kernel_format,
+            symbols=directory / record.symbols,
+            disks=tuple(
+                Disk(directory / file, format_, record.files[file].sha256)
+                for file, format_ in record.disks.items()
+            ),
+            busybox=busybox,
             memory=record.memory,
             append=record.append,
             kernel_version=record.kernel_version,
-            kernel_sha256=record.files[KERNEL].sha256,
-            busybox_sha256=lender.files[BUSYBOX].sha256,
+            kernel_sha256=record.files[record.kernel].sha256,
+            symbols_sha256=record.files[record.symbols].sha256,
+            busybox_sha256=busybox_sha256,
             packages=record.packages,
             origin=record.origin,
             built=record.built,
@@ -161,54 +171,58 @@ class ImageStore:
         self,
         name: str,
         system: str,
-        arch: str,
+        arch: str | None,
         kernel: Path,
         append: str | None = None,
         memory: int | None = None,
+        symbols: Path | None = None,
+        disk: Path | None = None,
+        progress: Progress = silent,
     ) -> ImageSummary:
         """Copy a kernel of the user's own into the data directory, as the image *name*.
 
-        *append* and *memory* (MiB) are the default image's of that processor, unless given. The
-        busybox that it borrows need not be there yet: :meth:`ensure` sees to that.
+        *memory* is in MiB. For Linux, it and *append* are the default image's of that processor,
+        unless given, and the busybox that the image borrows need not be there yet: :meth:`ensure`
+        sees to that. For OSv, see :func:`osvtriage.images.addition.of_osv`.
+
+        Raises:
+            UsageError: the name is taken or none, or the arguments do not go together.
+            ImageError: a file is not what it should be.
         """
         _check_new_name(name)
-        userland = _userland(arch)
-        if system != userland.system:
-            raise UsageError(f"there is no userland for {system} on {arch}")
-        checked = check_kernel(kernel, ARCHES[arch])
+        progress(f"checking {kernel}")
+        if system == "osv":
+            if arch not in (None, osv.ARCH.name):
+                raise UsageError(
+                    f"images of osv are for {osv.ARCH.name}, not for {arch!r}",
+                    hint="leave --arch out",
+                )
+            new = addition.of_osv(kernel, symbols, disk, append, memory)
+        else:
+            new = addition.of_linux(
+                kernel, _linux_userland(system, arch, symbols, disk), append, memory
+            )
         target = _added_directory(name)
         with locked(target.parent / ".lock", f"adding {name}", silent):
             _check_new_name(name)
             sweep(target.parent)
             with new_directory(target) as scratch:
-                shutil.copyfile(kernel, scratch / KERNEL)
-                stamp = Stamp.of(scratch / KERNEL)
-                if stamp.sha256 != checked.sha256:
-                    raise ImageError(
-                        f"{kernel} changed while it was copied", hint="let its build end first"
-                    )
-                Record(
-                    system=system,
-                    arch=arch,
-                    memory=userland.memory if memory is None else memory,
-                    append=userland.append if append is None else append,
-                    kernel_version=checked.version,
-                    origin="user",
-                    built=timestamp(),
-                    packages=(),
-                    wanted={},
-                    files={KERNEL: stamp},
-                ).write(scratch)
+                new.write(scratch, progress)
         return self.summary(name)
 
     def with_kernel(self, image: Image, kernel: Path) -> Image:
         """*image* with another kernel file, which is checked, not copied."""
+        kernel = kernel.absolute()
+        if image.system == "osv":
+            return osv.with_kernel(image, kernel)
         checked = check_kernel(kernel, ARCHES[image.arch])
         return replace(
             image,
-            kernel=kernel.absolute(),
+            kernel=kernel,
+            symbols=kernel,
             kernel_version=checked.version,
             kernel_sha256=checked.sha256,
+            symbols_sha256=checked.sha256,
             packages=(),
             origin="user",
         )
@@ -237,7 +251,13 @@ class ImageStore:
 
 
 def initrd(image: Image, payload: Path | None) -> Path:
-    """The initramfs with *image*'s userland and *payload*, from the cache where it was made."""
+    """The initramfs with *image*'s userland and *payload*, from the cache where it was made.
+
+    Raises:
+        ImageError: *image* is none of Linux, and has no userland of that kind.
+    """
+    if image.busybox is None:
+        raise ImageError(f"{image.name} is an image of {image.system}, which has no initramfs")
     return make_initramfs(image.busybox, payload)
 
 
@@ -276,6 +296,26 @@ def _userland(arch: str) -> ImageManifest:
         f"no image for {arch} is marked `default = true`, so none lends its userland to a kernel",
         hint=f"mark one in {images_directory()}",
     )
+
+
+def _linux_userland(
+    system: str, arch: str | None, symbols: Path | None, disk: Path | None
+) -> ImageManifest:
+    """The userland for a kernel that is added, where the other arguments are those of a Linux."""
+    if symbols or disk:
+        raise UsageError(
+            "--symbols and --disk are for OSv: a Linux kernel is given with its symbols, "
+            "and its disk is the initramfs",
+            hint="add --system osv, or leave them out",
+        )
+    if arch is None:
+        raise UsageError(
+            "the processor that the kernel is for is missing", hint="give --arch, such as ppc64le"
+        )
+    userland = _userland(arch)
+    if system != userland.system:
+        raise UsageError(f"there is no userland for {system} on {arch}")
+    return userland
 
 
 def _added_directory(name: str) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from osvtriage.arch import ARCHES, PPC64LE
+from osvtriage.arch import ARCHES, PPC64LE, X86_64
+from osvtriage.guest.qemu import Boot, machine_arguments
 from osvtriage.images.atomic import new_file, sweep
 from osvtriage.images.build import results_directory
 from osvtriage.images.cpio import archive, character_device, directory, regular, symlink
@@ -19,7 +20,7 @@ from osvtriage.images.debian import Archive
 from osvtriage.images.payload import compile_payload
 from osvtriage.images.processes import run
 from osvtriage.images.progress import silent
-from osvtriage.images.record import Image
+from osvtriage.images.record import Disk, Image
 from osvtriage.images.store import ImageStore, initrd
 from osvtriage.model.errors import ImageError, LimitExceeded
 
@@ -40,6 +41,33 @@ int main(int argc, char **argv)
     return NUMBER;
 }
 """
+
+# A boot sector that writes itself to the second sector of a disk, reads that back, and resets the
+# machine where it reads what it wrote: QEMU then ends (-no-reboot). Else it hangs. The disk is the
+# BIOS's number at 0x10 and 0x1e. The listing is objdump's.
+_WRITER = bytes.fromhex(
+    "31c0"  #       xor  %ax,%ax
+    "8ed8"  #       mov  %ax,%ds
+    "8ec0"  #       mov  %ax,%es
+    "bb007c"  #     mov  $0x7c00,%bx      this sector
+    "b80103"  #     mov  $0x0301,%ax      write one sector
+    "b90200"  #     mov  $0x2,%cx         cylinder 0, sector 2
+    "ba8000"  #     mov  $0x80,%dx        head 0, the first disk
+    "cd13"  #       int  $0x13
+    "bb0080"  #     mov  $0x8000,%bx
+    "b80102"  #     mov  $0x0201,%ax      read one sector
+    "b90200"  #     mov  $0x2,%cx
+    "ba8000"  #     mov  $0x80,%dx
+    "cd13"  #       int  $0x13
+    "a1007c"  #     mov  0x7c00,%ax
+    "3b060080"  #   cmp  0x8000,%ax
+    "7504"  #       jne  1f
+    "b0fe"  #       mov  $0xfe,%al        the keyboard controller's reset line
+    "e664"  #       out  %al,$0x64
+    "f4"  #      1: hlt
+    "ebfd"  #       jmp  1b
+)
+_WRITER_DISK_AT = (0x10, 0x1E)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +112,40 @@ def boot(image: Image, initramfs: Path, *arguments: str) -> str:
         check=True,
     )
     return done.stdout.replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["the kernel", "a further disk"])
+def test_a_guest_does_not_change_its_disks(tmp_path: Path, number: int) -> None:
+    sector = bytearray(_WRITER.ljust(510, b"\0") + b"\x55\xaa")
+    for at in _WRITER_DISK_AT:
+        sector[at] = 0x80 + number
+    # Of a size for which the BIOS finds a geometry. A comma in the name is one of QEMU's options'.
+    paths = [tmp_path / f"disk,{n}" for n in range(2)]
+    for path in paths:
+        path.write_bytes(sector.ljust(4 << 20, b"\0"))
+    before = [path.read_bytes() for path in paths]
+    boot = Boot(
+        arch=X86_64,
+        kernel=paths[0],
+        kernel_format="raw",
+        initrd=None,
+        append="",
+        memory=64,
+        smp=1,
+        accelerator="tcg",
+        cpu="max",
+        disks=(Disk(paths[1], "raw", ""),),
+    )
+    command = machine_arguments(Path(X86_64.qemu), boot)
+    subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_BOOT_LIMIT, check=True)
+    assert [path.read_bytes() for path in paths] == before
+    # Without the overlay the same guest does change the disk that it writes to, and no other.
+    writable = [argument.replace(",snapshot=on", "") for argument in command]
+    subprocess.run(writable, stdin=subprocess.DEVNULL, timeout=_BOOT_LIMIT, check=True)
+    after = bytearray(before[number])
+    after[512:1024] = sector
+    assert paths[number].read_bytes() == after
+    assert paths[1 - number].read_bytes() == before[1 - number]
 
 
 def test_two_builds_at_once_make_one_image(cache: Path) -> None:

@@ -75,6 +75,18 @@ def test_a_built_image(store: ImageStore, built: Path) -> None:
     assert store.verify(NAME) == ()
 
 
+def test_a_record_from_before_there_were_disks(store: ImageStore, built: Path) -> None:
+    image = store.get(NAME)
+    record = json.loads((built / "image.json").read_text())
+    for key in ("kernel", "kernel_format", "symbols", "disks"):
+        del record[key]
+    (built / "image.json").write_text(json.dumps(record))
+    assert store.get(NAME) == image
+    assert (image.kernel_format, image.symbols, image.disks) == ("elf", image.kernel, ())
+    assert image.symbols_sha256 == image.kernel_sha256
+    assert store.verify(NAME) == ()
+
+
 def test_an_unknown_name_gets_the_nearest(store: ImageStore) -> None:
     for call in (store.get, store.ensure, store.build, store.verify, store.remove, store.summary):
         with pytest.raises(UsageError, match=f"did you mean '{NAME}'"):
@@ -182,6 +194,7 @@ def test_another_kernel_for_one_run(store: ImageStore, built: Path, tmp_path: Pa
     other.write_bytes(specimen.kernel(banner=b"Linux version 6.9.0 (a@b) (c) #1\n\0"))
     image = store.with_kernel(store.get(NAME), other)
     assert (image.kernel, image.kernel_version, image.packages) == (other, "6.9.0", ())
+    assert (image.symbols, image.symbols_sha256) == (other, image.kernel_sha256)
     assert image.busybox == built / "busybox"
     other.write_bytes(b"no kernel")
     with pytest.raises(ImageError, match="not an ELF file"):
@@ -267,7 +280,7 @@ def test_the_command_verifies(built: Path) -> None:
 
 def test_the_command_shows_an_image(built: Path) -> None:
     result = CliRunner().invoke(images, ["show", NAME], catch_exceptions=False)
-    assert str(built / "vmlinux") in result.stdout
+    assert f"files     {built / 'vmlinux'}\n          {built / 'busybox'}\n" in result.stdout
     result = CliRunner().invoke(images, ["show", NAME, "--json"], catch_exceptions=False)
     assert json.loads(result.stdout)["packages"][0]["name"] == "linux-image"
     result = CliRunner().invoke(images, ["show", "debian-sid-ppc64le"], catch_exceptions=False)

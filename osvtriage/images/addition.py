@@ -1,0 +1,129 @@
+"""Images that a user adds: what is recorded of the files given, and the copies that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from osvtriage.arch import ARCHES
+from osvtriage.images import osv, sparse
+from osvtriage.images.build import timestamp
+from osvtriage.images.disk import check_disk
+from osvtriage.images.kernel import check_kernel
+from osvtriage.images.progress import Progress
+from osvtriage.images.record import KERNEL, DiskFormat, Record, Stamp
+from osvtriage.model.errors import ImageError
+from osvtriage.recipe.image import ImageManifest
+
+_OSV_KERNEL, _SYMBOLS, _DISK = "kernel", "symbols", "disk0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file of the user's, and the sum that it had when it was checked."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """An image to be added: its record, whose ``files`` are still to be copied from *sources*.
+
+    ``command_line`` is to be written into the copy of its kernel.
+    """
+
+    record: Record
+    sources: Mapping[str, _Source]
+    command_line: str | None = None
+
+    def write(self, directory: Path, progress: Progress) -> None:
+        """Copy the files into *directory*, and write the record beside them."""
+        stamps = {}
+        for name, source in self.sources.items():
+            progress(f"copying {source.path}")
+            sparse.copy(source.path, directory / name)
+            stamps[name] = Stamp.of(directory / name)
+            if stamps[name].sha256 != source.sha256:
+                raise ImageError(
+                    f"{source.path} changed while it was copied",
+                    hint="let what writes it end first",
+                )
+        if self.command_line is not None:
+            kernel = self.record.kernel
+            osv.write_command_line(directory / kernel, self.command_line)
+            stamps[kernel] = Stamp.of(directory / kernel)
+        replace(self.record, files=stamps).write(directory)
+
+
+def of_linux(
+    kernel: Path, userland: ImageManifest, append: str | None, memory: int | None
+) -> Addition:
+    """A Linux *kernel* with the command line and memory of *userland*, where none are given."""
+    checked = check_kernel(kernel, ARCHES[userland.arch])
+    record = _record(
+        system="linux",
+        arch=userland.arch,
+        memory=userland.memory if memory is None else memory,
+        append=userland.append if append is None else append,
+        kernel_version=checked.version,
+    )
+    return Addition(record, {KERNEL: _Source(kernel, checked.sha256)})
+
+
+def of_osv(
+    kernel: Path,
+    symbols: Path | None,
+    disk: Path | None,
+    append: str | None,
+    memory: int | None,
+) -> Addition:
+    """An OSv *kernel* for x86-64, with its *symbols* and a further *disk*.
+
+    Raises:
+        UsageError: *append* is missing or does not fit.
+        ImageError: a file is not what it should be.
+    """
+    checked = osv.check_osv(kernel, symbols)
+    line = osv.check_command_line(checked, append)
+    sources = {_OSV_KERNEL: _Source(kernel, checked.sha256)}
+    symbols_name = _OSV_KERNEL
+    if checked.symbols_sha256 != checked.sha256:
+        symbols_name = _SYMBOLS
+        sources[_SYMBOLS] = _Source(checked.symbols, checked.symbols_sha256)
+    disks: dict[str, DiskFormat] = {}
+    if disk is not None:
+        further = check_disk(disk)
+        sources[_DISK] = _Source(disk, further.sha256)
+        disks[_DISK] = further.format
+    record = replace(
+        _record(
+            system="osv",
+            arch=osv.ARCH.name,
+            memory=osv.MEMORY if memory is None else memory,
+            append=line,
+            kernel_version=checked.version,
+        ),
+        kernel=_OSV_KERNEL,
+        kernel_format=checked.format,
+        symbols=symbols_name,
+        disks=disks,
+    )
+    written = append if checked.format == "raw" else None
+    return Addition(record, sources, written)
+
+
+def _record(system: str, arch: str, memory: int, append: str, kernel_version: str) -> Record:
+    return Record(
+        system=system,
+        arch=arch,
+        memory=memory,
+        append=append,
+        kernel_version=kernel_version,
+        origin="user",
+        built=timestamp(),
+        packages=(),
+        wanted={},
+        files={},
+    )
