@@ -5,7 +5,7 @@ Standard library only: gdb's own Python loads this package too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +15,14 @@ class Word:
     """A register as gdb shows it: its width in bits and gdb's expression for its bits.
 
     ``elements`` is the union member that gives integers gdb's Python can convert (gdb 13 cannot
-    ``int()`` a uint128); ``None`` where the register is an integer itself.
+    ``int()`` a uint128); ``None`` where the register is an integer itself. ``monitor``: QEMU's gdb
+    stub does not have it, or not truly, and it is read from the monitor's ``info registers``.
     """
 
     bits: int
     gdb_name: str
     elements: str | None = None
+    monitor: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,12 +46,34 @@ class Arch:
     capstone: tuple[str, tuple[str, ...]]
     instruction_bytes: int | None
     words: Mapping[str, Word]
+    # Names that stand for many words, as recipes use them.
+    groups: Mapping[str, tuple[str, ...]]
+    # Of status words: the bits that any instruction of its kind sets and none clears.
+    sticky: Mapping[str, int]
+    # Words of bits that each mean something of their own, and words that say which registers are in
+    # use: neither is a value.
+    status_words: frozenset[str]
+    tags: frozenset[str]
     pc: str
     stack_pointer: str
+    frame_pointer: str | None
     link_register: str | None
+    # How functions begin to make a frame: where the return address is above the stack pointer, by
+    # the code that comes next.
+    prologue: tuple[tuple[bytes, int], ...]
     msr_bits: Mapping[str, int]
     traps: Mapping[int, str]
+    # Of a trap by its name: what each bit of its error code says, set and clear.
+    error_bits: Mapping[str, tuple[tuple[int, str, str], ...]]
     system_call_traps: frozenset[int]
     kvm_hosts: frozenset[str]
     # (code, its address, targets) -> (address, target) of the calls that go to one of them.
     find_calls: Callable[[bytes, int, frozenset[int]], list[tuple[int, int]]]
+    # What `info registers -a` prints -> vCPU -> register -> digits; None where no word needs it.
+    monitor_registers: Callable[[str], dict[int, dict[str, str]]] | None
+
+    def words_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """*names* with every group's members in the group's place, each once."""
+        return tuple(
+            dict.fromkeys(word for name in names for word in self.groups.get(name, (name,)))
+        )

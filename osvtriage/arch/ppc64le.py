@@ -100,12 +100,22 @@ PPC64LE = Arch(
     capstone=("PPC", ("64", "LITTLE_ENDIAN")),
     instruction_bytes=4,
     words=_WORDS,
+    groups={"fpu": (*(f"vs{n}" for n in range(64)), "fpscr", "vscr")},
+    # PowerISA 3.0B, book I, section 4.2.2: FX, the exception bits VX to XX, VXSNAN to VXVC, VXSOFT
+    # to VXCVI. FEX and VX are their summaries. VSCR[SAT] (section 6.3.2) is sticky too.
+    sticky={"fpscr": 0xFFF80700, "vscr": 1},
+    status_words=frozenset({"fpscr", "vscr"}),
+    tags=frozenset(),
     pc="pc",
     stack_pointer="r1",
+    frame_pointer=None,
     link_register="lr",
+    prologue=(),
     msr_bits=_MSR_BITS,
     traps=_TRAPS,
+    error_bits={},
     system_call_traps=frozenset({0xC00, 0x3000}),
     kvm_hosts=frozenset({"ppc64", "ppc64le"}),
     find_calls=find_calls,
+    monitor_registers=None,
 )

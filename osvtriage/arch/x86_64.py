@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from osvtriage.arch.base import Arch, Word
+
+_FPU = (
+    *(f"xmm{n}" for n in range(16)),
+    *(f"ymm{n}h" for n in range(16)),
+    *(f"st{n}" for n in range(8)),
+    *("mxcsr", "fcw", "fsw", "ftw"),
+)
 
 _WORDS = {
     **{
@@ -14,10 +23,81 @@ _WORDS = {
         )
     },
     **{f"xmm{n}": Word(128, f"xmm{n}", "v4_int32") for n in range(16)},
+    # The upper halves of YMM: QEMU's stub has none (7.2 and 10.0).
+    **{f"ymm{n}h": Word(128, f"ymm{n}h", monitor=True) for n in range(16)},
+    # The stub's x87 tag word and last-instruction pointers are always 0.
+    **{f"st{n}": Word(80, f"st{n}", monitor=True) for n in range(8)},
+    "fcw": Word(16, "fctrl", monitor=True),
+    "fsw": Word(16, "fstat", monitor=True),
+    "ftw": Word(8, "ftag", monitor=True),
     "pc": Word(64, "rip"),
     "eflags": Word(32, "eflags"),
     "mxcsr": Word(32, "mxcsr"),
+    "cr2": Word(64, "cr2", monitor=True),
 }
+
+# Intel SDM, volume 3, section 6.3.1: the vectors that the processor itself raises.
+_TRAPS = {
+    0: "divide error",
+    1: "debug exception",
+    2: "non-maskable interrupt",
+    3: "breakpoint",
+    4: "overflow",
+    5: "BOUND range exceeded",
+    6: "invalid opcode",
+    7: "device not available",
+    8: "double fault",
+    10: "invalid TSS",
+    11: "segment not present",
+    12: "stack-segment fault",
+    13: "general protection",
+    14: "page fault",
+    16: "x87 floating-point error",
+    17: "alignment check",
+    18: "machine check",
+    19: "SIMD floating-point exception",
+}
+
+# target/i386/cpu-dump.c, x86_cpu_dump_state().
+_CPU = re.compile(r"^CPU#(\d+)\s*$", re.MULTILINE)
+_GENERAL = re.compile(r"\b(R[A-Z0-9]{1,2}|RIP|CR[0234])\s*=([0-9a-f]{8,16})\b")
+_CONTROL = re.compile(r"\b(FCW|FSW|FTW|MXCSR)=([0-9a-f]+)")
+_X87 = re.compile(r"\bFPR(\d)=([0-9a-f]{16}) ([0-9a-f]{4})")
+_VECTOR = re.compile(r"\b([XYZ])MM(\d\d)=((?:[0-9a-f]{16} ?)+)")
+_FS = re.compile(r"^FS =[0-9a-f]{4} ([0-9a-f]{16})", re.MULTILINE)
+
+
+def monitor_registers(text: str) -> dict[int, dict[str, str]]:
+    """Every vCPU's registers out of what QEMU's ``info registers -a`` printed.
+
+    FPR0-7 are the physical registers of the x87 stack: ``st0`` is the one that FSW's TOP names
+    (Intel SDM, volume 1, section 8.1.2). Vector registers are printed as wide as the guest has them
+    enabled; an upper half that is not there is absent.
+    """
+    parts = _CPU.split(text)
+    return {
+        int(number): _one_cpu(dump) for number, dump in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def _one_cpu(dump: str) -> dict[str, str]:
+    found = {name.lower(): digits for name, digits in _GENERAL.findall(dump)}
+    if "rip" in found:
+        found["pc"] = found.pop("rip")
+    if base := _FS.search(dump):
+        found["fs_base"] = base[1]
+    for name, digits in _CONTROL.findall(dump):
+        width = _WORDS[name.lower()].bits // 4
+        found[name.lower()] = digits.rjust(width, "0")[-width:]
+    top = int(found["fsw"], 16) >> 11 & 7 if "fsw" in found else 0
+    for number, mantissa, exponent in _X87.findall(dump):
+        found[f"st{(int(number) - top) % 8}"] = exponent + mantissa
+    for _, number, digits in _VECTOR.findall(dump):
+        whole = digits.replace(" ", "")
+        found[f"xmm{int(number)}"] = whole[-32:]
+        if len(whole) > 32:
+            found[f"ymm{int(number)}h"] = whole[-64:-32]
+    return found
 
 
 def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple[int, int]]:
@@ -50,16 +130,37 @@ X86_64 = Arch(
     compiler_flags=("-pthread",),
     # Not set: doing so makes gdb refuse the stub's registers ("g packet too long").
     gdb_architecture=None,
-    gdb_setup=(),
+    # gdb 13 dies ("Unknown CFA rule") where a stop's caller is described by call frame information
+    # without a CFA, as that of OSv's syscall_entry is.
+    gdb_setup=("maintenance set dwarf unwinders off",),
     capstone=("X86", ("64",)),
     instruction_bytes=None,
     words=_WORDS,
+    groups={"fpu": _FPU},
+    # Intel SDM, volume 1: MXCSR's exception flags (10.2.3); FSW's, with stack fault, error summary
+    # and busy (8.1.3).
+    sticky={"mxcsr": 0x3F, "fsw": 0x80FF},
+    status_words=frozenset({"mxcsr", "fcw", "fsw"}),
+    tags=frozenset({"ftw"}),
     pc="pc",
     stack_pointer="rsp",
+    frame_pointer="rbp",
     link_register=None,
+    # push %rbp; mov %rsp,%rbp
+    prologue=((bytes([0x55]), 0), (bytes([0x48, 0x89, 0xE5]), 8)),
     msr_bits={},
-    traps={},
+    traps=_TRAPS,
+    # Intel SDM, volume 3, figure 4-12: those bits that need no feature to be on.
+    error_bits={
+        "page fault": (
+            (4, "instruction fetch", ""),
+            (1, "write", ""),
+            (0, "protection", "not present"),
+            (2, "user mode", ""),
+        )
+    },
     system_call_traps=frozenset(),
     kvm_hosts=frozenset({"x86_64"}),
     find_calls=find_calls,
+    monitor_registers=monitor_registers,
 )

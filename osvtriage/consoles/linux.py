@@ -15,9 +15,9 @@ _DEATHS = (
 )
 
 
-def death(line: str) -> str | None:
-    """What the kernel says it dies of, if *line* says so."""
+def trouble(line: str) -> str | None:
+    """What the guest's kernel died of, as a sentence, if *line* says so."""
     for pattern in _DEATHS:
         if match := pattern.search(line):
-            return match["what"].strip()
+            return f"the guest's kernel died: {match['what'].strip()}"
     return None

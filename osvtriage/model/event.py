@@ -16,7 +16,11 @@ Side = Literal["entry", "exit"]
 
 @dataclass(frozen=True, slots=True)
 class ThreadKey:
-    """The guest's own thread. vCPU numbers lie: threads migrate, and a task_struct is recycled."""
+    """The guest's own thread. vCPU numbers lie: threads migrate, and a task_struct is recycled.
+
+    ``task`` is the address that stands for it (Linux: the task_struct; OSv: the thread control
+    block, ``fs_base``), ``pid`` the number that its users know it by.
+    """
 
     task: str | None
     pid: int | None
@@ -45,6 +49,43 @@ class Frame:
             return f"0x{self.address}"
         return f"{self.function}+0x{self.offset or 0:x}"
 
+    @property
+    def line(self) -> str:
+        """The name, and for a frame that entered the kernel how it did."""
+        return self.name if self.kind in ("call", "return") else f"== {self.note}, at {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestThread:
+    """One thread of the list of all. ``cpu`` is the one that it runs on or last ran on.
+
+    ``backtrace`` is from its registers where it runs, else from its saved state.
+    """
+
+    address: str
+    id: int | None
+    name: str
+    cpu: int | None
+    status: str
+    backtrace: tuple[Frame, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class StackUse:
+    """A stack block at one stop. ``begin`` is its lowest address, ``sp`` the stack pointer there.
+
+    ``lowest`` is the lowest address that was written since the block was painted (``None`` at the
+    entry, where it is painted). ``saved`` has the bytes from ``sp`` to the block's end, ``below``
+    those just under ``begin``, as hexadecimal digits in the order of the addresses.
+    """
+
+    begin: str
+    size: int
+    sp: str
+    lowest: str | None
+    saved: str | None
+    below: str | None
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -60,6 +101,8 @@ class Event:
     registers: Mapping[str, str | None]
     fields: Mapping[str, str | None]
     backtrace: tuple[Frame, ...] = field(default=())
+    stack: StackUse | None = None
+    threads: tuple[GuestThread, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """The event as one object of ``events.jsonl``."""

@@ -8,15 +8,45 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
+
+from osvtriage.model.decode import decode
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Bytes of the current task: ``path`` offsets, all but the last followed as pointers."""
+    """Bytes of the current thread: ``path`` offsets, all but the last followed as pointers."""
 
     path: tuple[int, ...]
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPlan:
+    """How the guest's current thread is found and told from all others.
+
+    ``base`` is a register. Its value is the thread's address; with ``offset`` it points to a block
+    that holds the thread's address so far in. ``fields`` has ``pid``, ``comm`` and, where the
+    system has one, ``start_time``.
+    """
+
+    base: str
+    offset: int | None
+    fields: Mapping[str, Field]
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlan:
+    """A stack whose use is measured: ``size`` bytes that end ``reserved`` above its top.
+
+    ``top`` leads from the current thread to the stack's top. ``canary`` is the number of bytes at
+    its lowest end that are never painted, for the guest may keep a canary there.
+    """
+
+    top: Field
+    size: int
+    reserved: int
+    canary: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +56,9 @@ class ProbePlan:
     ``limit`` is the number of stops at its entries after which it disarms for good. A thread that
     passes the probe ``arm_after`` arms this one until it has passed here ``arm_stops`` times; the
     first ``arm_first`` passages are those of any thread. Where ``arm_after`` is ``None`` the probe
-    is armed at once. ``callee`` is the function about to be called, where the entries are calls.
+    is armed at once. ``callee`` is the function about to be called, where the entries are calls;
+    ``exits_at_return`` says that each passage's exit is its own return address. ``fatal``: the
+    guest is stopped there for good. ``threads`` says when all threads are listed.
     """
 
     name: str
@@ -42,17 +74,73 @@ class ProbePlan:
     arm_stops: int = 0
     arm_first: int = 0
     callee: int | None = None
+    exits_at_return: bool = False
+    fatal: bool = False
+    threads: str | None = None
+    stack: StackPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionEntry:
+    """The code that builds an exception frame, and where the frame is: ``above`` bytes over the
+    slot of the return address that its call pushes."""
+
+    what: str
+    start: int
+    end: int
+    above: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCallSite:
+    """A call made by a system call's entry code, with the caller's registers pushed.
+
+    ``call`` and ``back`` are the addresses of the call and behind it; ``saved`` the registers from
+    the stack pointer upward, as they were pushed; ``pc`` names the one that holds the caller's pc.
+    """
+
+    call: int
+    back: int
+    saved: tuple[str, ...]
+    pc: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnwindPlan:
+    """What the walker of frame pointers must know of a kernel: where chains cross its entries.
+
+    ``frame`` gives offset and size in bytes of every register in an exception frame. ``outermost``
+    are the ranges of code that nothing called.
+    """
+
+    exceptions: tuple[ExceptionEntry, ...] = ()
+    frame: Mapping[str, tuple[int, int]] | None = None
+    system_calls: tuple[SystemCallSite, ...] = ()
+    outermost: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadListPlan:
+    """Where the list of all threads is, and its members' offsets: see :mod:`osvtriage.systems`."""
+
+    address: int
+    offsets: Mapping[str, int]
+    statuses: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class GdbPlan:
-    """All probes of a trial, and how to find the current task: a load from a register's target."""
+    """All probes of a trial, and what is known of the guest that they are in.
+
+    ``pinpoint`` is the register whose first change within a span is to be found by stepping.
+    """
 
     arch: str
-    current_base: str
-    current_offset: int
-    task_fields: Mapping[str, Field]
+    thread: ThreadPlan
     probes: tuple[ProbePlan, ...]
+    unwind: UnwindPlan | None = None
+    threads: ThreadListPlan | None = None
+    pinpoint: str | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""
@@ -61,26 +149,4 @@ class GdbPlan:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The plan that :meth:`to_json` wrote."""
-        raw = json.loads(text)
-        return cls(
-            raw["arch"],
-            raw["current_base"],
-            raw["current_offset"],
-            _fields(raw["task_fields"]),
-            tuple(
-                ProbePlan(
-                    **{
-                        **probe,
-                        "entries": tuple(probe["entries"]),
-                        "exits": tuple(probe["exits"]),
-                        "registers": tuple(probe["registers"]),
-                        "fields": _fields(probe["fields"]),
-                    }
-                )
-                for probe in raw["probes"]
-            ),
-        )
-
-
-def _fields(raw: Mapping[str, Any]) -> dict[str, Field]:
-    return {name: Field(tuple(field["path"]), field["size"]) for name, field in raw.items()}
+        return decode(cls, json.loads(text))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Self
 from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
 from osvtriage.model.event import Frame, source_name
+from osvtriage.symbols.demangle import demangled
 
 if TYPE_CHECKING:
     from elftools.elf.sections import Section as ElfSection
 
 # st_info's low nibble (System V ABI, chapter 4): NOTYPE is what assembler labels without .type
 # have.
-_NOTYPE, _OBJECT, _FUNC = 0, 1, 2
+_NOTYPE, _OBJECT, _FUNC, _TLS = 0, 1, 2, 6
 _SHF_EXECINSTR = 0x4
 # What a damaged file makes the parsing raise: a seek to byte 2**63, half a structure, and the like.
 _DAMAGED = (ValueError, IndexError, OverflowError, struct.error)
@@ -123,6 +124,14 @@ class ElfImage:
                 "use the unstripped vmlinux of the build",
             )
         self.sections = tuple(section for section in sections if section)
+        self._tls: tuple[int, int] | None = next(
+            (
+                (segment["p_memsz"], segment["p_align"])
+                for segment in elf.iter_segments()
+                if segment["p_type"] == "PT_TLS"
+            ),
+            None,
+        )
         strings = self._map[self._extent(elf.get_section(table["sh_link"]))]
         self._index(order, self._map[self._extent(table)], strings, sections)
 
@@ -144,13 +153,19 @@ class ElfImage:
         is_ppc64 = self.arch.elf_machine == "EM_PPC64"
         code: dict[int, tuple[int, str, int, int]] = {}
         self._by_name: dict[str, list[tuple[int, int, int]]] = {}
+        self._thread_local: dict[str, int] = {}
         for name_at, info, other, section_index, value, size in struct.iter_unpack(
             order + "IBBHQQ", table
         ):
             kind = info & 0xF
-            if kind not in (_NOTYPE, _OBJECT, _FUNC) or not value or not name_at:
+            if kind not in (_NOTYPE, _OBJECT, _FUNC, _TLS) or not name_at:
+                continue
+            if not value and kind != _TLS:
                 continue
             name = strings[name_at : strings.index(b"\0", name_at)].decode("ascii", "replace")
+            if kind == _TLS:
+                self._thread_local[name] = value
+                continue
             entry = value + (_local_entry_offset(other) if is_ppc64 else 0)
             self._by_name.setdefault(name, []).append((value, size, entry))
             section = sections[section_index] if section_index < len(sections) else None
@@ -175,6 +190,10 @@ class ElfImage:
         ]
         return sorted(found, key=lambda symbol: symbol.address)
 
+    def has_symbol(self, name: str) -> bool:
+        """Whether there is a symbol of that exact name."""
+        return name in self._by_name
+
     def symbol(self, name: str) -> Symbol:
         """The one symbol of that name.
 
@@ -186,6 +205,31 @@ class ElfImage:
             found = "has no symbol" if not entries else f"has {len(entries)} symbols named"
             raise SymbolError(f"{self.path} {found} {name!r}")
         return self._symbol(name, *entries[0])
+
+    def thread_local(self, name: str) -> int:
+        """The offset of a thread-local variable of the program from the thread pointer.
+
+        "Variant II" of the ELF TLS layout, as x86 has it: the program's block ends at the thread
+        pointer, rounded up to its alignment (Drepper, "ELF Handling For Thread-Local Storage").
+
+        Raises:
+            SymbolError: there is no thread-local variable of that name.
+        """
+        if self._tls is None or name not in self._thread_local:
+            raise SymbolError(f"{self.path} has no thread-local variable {name!r}")
+        size, alignment = self._tls
+        return self._thread_local[name] - -(-size // alignment) * alignment
+
+    def section(self, name: str) -> Section:
+        """The section of that name.
+
+        Raises:
+            SymbolError: there is none, or it has no bytes in the file.
+        """
+        for section in self.sections:
+            if section.name == name:
+                return section
+        raise SymbolError(f"{self.path} has no section {name}")
 
     def _symbol(self, name: str, address: int, size: int, entry: int) -> Symbol:
         if not size and address in self._code:
@@ -223,7 +267,8 @@ class ElfImage:
         if symbol is None:
             return Frame(frame.address, None, None, kind, frame.note, frame.registers)
         offset = address - symbol.address
-        return Frame(frame.address, symbol.name, offset, kind, frame.note, frame.registers)
+        name = demangled(symbol.name)
+        return Frame(frame.address, name, offset, kind, frame.note, frame.registers)
 
     def read(self, address: int, size: int) -> bytes:
         """*size* bytes at virtual *address*.

@@ -13,10 +13,34 @@ from array import array
 from collections.abc import Sequence
 
 from osvtriage.model.errors import SymbolError
+from osvtriage.model.plan import ThreadPlan
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.disassembly import Instruction
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.layout import Layout, Sample
 from osvtriage.systems import linux
+
+_IDENTITY = ("pid", "comm", "start_time")
+
+
+def layout(elf: ElfImage) -> Layout:
+    """What is known of this kernel.
+
+    Raises:
+        SymbolError: a function is not there, or has not the shape that tells an offset.
+    """
+    found = offsets(elf)
+    fields = linux.task_fields(found)
+    return Layout(
+        thread=ThreadPlan(
+            linux.PPC_CURRENT_BASE, found["current"], {name: fields[name] for name in _IDENTITY}
+        ),
+        fields=fields,
+        samples=(
+            Sample(linux.BANNER, elf.symbol(linux.BANNER).address, len(elf.string(linux.BANNER))),
+        ),
+        rewritten=rewritten_at_boot(elf),
+    )
 
 
 def offsets(elf: ElfImage) -> dict[str, int]:

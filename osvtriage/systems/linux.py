@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from osvtriage.model.plan import Field
+from osvtriage.systems.base import System
+
+# schedule(): kernel/sched/core.c.
+LINUX = System(name="linux", title="Linux", sleeps_in="schedule")
 
 # TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).
 COMM_BYTES = 16
 # What the first task is called in its initialiser (INIT_TASK_COMM, include/linux/init_task.h).
 FIRST_COMM = b"swapper\0"
-# Where a task that goes to sleep passes, in kernel mode; kernel/sched/core.c.
-SLEEP_FUNCTION = "schedule"
 # The string in every kernel that names its exact build, init/version.c.
 BANNER = "linux_banner"
 

@@ -1,0 +1,98 @@
+"""Structures of a program, from its DWARF debug information.
+
+A C++ kernel's has 50 MB of it: what is asked for is looked up in the one compilation unit that
+holds a given function, without reading the rest. pyelftools takes about a second for that; keep the
+result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from osvtriage.model.errors import SymbolError
+
+if TYPE_CHECKING:
+    from elftools.dwarf.compileunit import CompileUnit
+    from elftools.dwarf.die import DIE
+
+_AGGREGATES = ("DW_TAG_structure_type", "DW_TAG_class_type")
+_SCOPES = (*_AGGREGATES, "DW_TAG_namespace")
+
+
+class Types:
+    """The types of the compilation unit whose code is at *address*; use as a context manager.
+
+    Raises:
+        SymbolError: the file has no debug information, or none for that address.
+    """
+
+    def __init__(self, path: Path, address: int) -> None:
+        # Imported on use, as in osvtriage.symbols.disassembly.
+        from elftools.elf.elffile import ELFFile
+
+        self.path = path
+        self._file = path.open("rb")
+        try:
+            self._unit = _unit(path, ELFFile(self._file), address)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Types:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def members(self, name: str) -> dict[str, int]:
+        """The offsets in bytes of a structure's or class's own members, by their names.
+
+        Args:
+            name: with its namespaces and outer classes, such as ``sched::thread::attr``.
+        """
+        return {
+            _name(child): child.attributes["DW_AT_data_member_location"].value
+            for child in self._find(name, _AGGREGATES).iter_children()
+            if child.tag == "DW_TAG_member" and "DW_AT_data_member_location" in child.attributes
+        }
+
+    def enumerators(self, name: str) -> dict[int, str]:
+        """The names of an enumeration's values."""
+        return {
+            child.attributes["DW_AT_const_value"].value: _name(child)
+            for child in self._find(name, ("DW_TAG_enumeration_type",)).iter_children()
+            if child.tag == "DW_TAG_enumerator"
+        }
+
+    def _find(self, name: str, tags: Sequence[str]) -> DIE:
+        scopes = [self._unit.get_top_DIE()]
+        *outer, last = name.split("::")
+        for part in outer:
+            scopes = [item for scope in scopes for item in _named(scope, part, _SCOPES)]
+        for scope in scopes:
+            for found in _named(scope, last, tags):
+                if "DW_AT_declaration" not in found.attributes:
+                    return found
+        raise SymbolError(f"{self.path} has no debug information on {name}")
+
+
+def _unit(path: Path, elf: Any, address: int) -> CompileUnit:
+    if elf.has_dwarf_info():
+        dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False)
+        ranges = dwarf.get_aranges()
+        offset = ranges.cu_offset_at_addr(address) if ranges is not None else None
+        if offset is not None:
+            unit: CompileUnit = dwarf.get_CU_at(offset)
+            return unit
+    raise SymbolError(f"{path} has no debug information for the code at {address:#x}")
+
+
+def _named(scope: DIE, name: str, tags: Sequence[str]) -> Iterator[DIE]:
+    return (die for die in scope.iter_children() if die.tag in tags and _name(die) == name)
+
+
+def _name(die: DIE) -> str:
+    attribute = die.attributes.get("DW_AT_name")
+    return attribute.value.decode("utf-8", "replace") if attribute is not None else ""

@@ -1,0 +1,21 @@
+"""What a trial must know of a guest's operating system before it looks into one, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """An operating system.
+
+    ``arm_at`` is the function at whose entry a guest is stopped to have its probes armed: the
+    kernel is in memory then and nothing of interest has happened yet. ``None``: its userland is
+    osvtriage's own, which says when it is ready and waits for a word; a thread that waits passes
+    ``sleeps_in``, in kernel mode.
+    """
+
+    name: str
+    title: str
+    arm_at: str | None = None
+    sleeps_in: str | None = None
