@@ -6,30 +6,22 @@ calling it with the events of a trial gives a :class:`~osvtriage.model.finding.C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from osvtriage.checks.base import Check, Needs
+from osvtriage.checks.crash import Crash
+from osvtriage.checks.fpu import FpClobber, GiveupConditions
+from osvtriage.checks.fpu_state import FpuPreserved
+from osvtriage.checks.stack import StackBounds
 
-from osvtriage.arch import Arch
-from osvtriage.checks.fpu import FpClobber, GiveupConditions, Needs
-from osvtriage.model.event import Event
-from osvtriage.model.finding import CheckResult
+Kind = (
+    type[FpClobber] | type[GiveupConditions] | type[FpuPreserved] | type[StackBounds] | type[Crash]
+)
 
-
-class Check(Protocol):
-    """A check with its parameters."""
-
-    @property
-    def live(self) -> str:
-        """The MSR bit that decides whether user space goes on with what is in the registers."""
-
-    def needs(self) -> dict[str, Needs]:
-        """What each probe must take for this check."""
-
-    def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
-        """Judge the events of a trial."""
-
-
-KINDS: dict[str, type[FpClobber] | type[GiveupConditions]] = {
+KINDS: dict[str, Kind] = {
     "fp-clobber": FpClobber,
     "giveup-conditions": GiveupConditions,
+    "fpu-preserved": FpuPreserved,
+    "stack-bounds": StackBounds,
+    "crash": Crash,
 }
+
+__all__ = ["KINDS", "Check", "Needs"]

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from osvtriage.arch import Arch
+from osvtriage.checks.base import Needs
 from osvtriage.model.event import Event, Span, road, spans
 from osvtriage.model.finding import CheckResult, Finding
-
-# The registers and the fields of the task that a probe must take.
-Needs = tuple[tuple[str, ...], tuple[str, ...]]
 
 # Classes of fp-clobber.
 PRESERVED = "preserved"
@@ -51,7 +49,8 @@ class FpClobber:
 
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
-        return {self.probe: ((self.register, self.status, "msr"), ("thread.regs.msr",))}
+        registers = (self.register, self.status, "msr")
+        return {self.probe: Needs(registers, ("thread.regs.msr",), msr_bit=self.live)}
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
         """Judge every span of the probe."""
@@ -135,8 +134,8 @@ class GiveupConditions:
         """What each probe must take for this check."""
         registers = (self.register, self.status, "msr")
         return {
-            self.probe: (registers, (self.slot, "thread.regs.msr")),
-            self.after: (registers, ("thread.regs.msr",)),
+            self.probe: Needs(registers, (self.slot, "thread.regs.msr"), msr_bit=self.live),
+            self.after: Needs(registers, ("thread.regs.msr",), msr_bit=self.live),
         }
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
