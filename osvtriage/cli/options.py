@@ -48,6 +48,27 @@ def complete_image(
     return [name for name in image_names() if name.startswith(incomplete)]
 
 
+def complete_register(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Shell completion of the registers that the recipe's probes take."""
+    from osvtriage.arch import ARCHES
+    from osvtriage.model.errors import OsvtriageError
+    from osvtriage.trial import library
+
+    try:
+        recipes = [library.load(context.params["recipe"])] if "recipe" in context.params else []
+    except OsvtriageError:
+        return []
+    names = {
+        name
+        for recipe in recipes
+        for probe in recipe.probe
+        for name in ARCHES[recipe.arch].words_of(probe.registers)
+    }
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=complete_recipe)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -66,7 +87,7 @@ def guest_options(command: F) -> F:
                 "--kernel",
                 type=click.Path(dir_okay=False, path_type=Path),
                 metavar="FILE",
-                help="A kernel of your own (an unstripped vmlinux) in the image's place.",
+                help="A kernel of your own, an ELF file with symbols, in place of the image's.",
             ),
             click.option(
                 "--smp",

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from osvtriage.cli.options import complete_variant, guest_options, json_option, recipe_argument
+from osvtriage.cli.options import (
+    complete_register,
+    complete_variant,
+    guest_options,
+    json_option,
+    recipe_argument,
+)
 
 
 @click.command()
@@ -23,6 +29,18 @@ from osvtriage.cli.options import complete_variant, guest_options, json_option, 
 @guest_options
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N"
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds that a guest is watched which does not end by itself; the recipe's by default.",
+)
+@click.option(
+    "--pinpoint",
+    metavar="REGISTER",
+    shell_complete=complete_register,
+    help="Step through a passage of a probe, and name the first instruction that changes REGISTER.",
 )
 @click.option(
     "--expect",
@@ -52,6 +70,7 @@ def run(recipe: str, expect: str | None, as_json: bool, accelerator: Any, **chos
       osvtriage run ppc64le-save-fpu --variant fp-fix-reverted --expect reproduced
       osvtriage run ppc64le-save-fpu --kernel ~/linux/vmlinux --smp 2 --json
       osvtriage run ./my-bug.toml --out records/1
+      osvtriage run osv-syscall-fpu --image my-osv --pinpoint xmm0
     """
     from osvtriage.model.verdict import Verdict
     from osvtriage.report import live, terminal

@@ -87,10 +87,18 @@ class Monitor:
         """Let the guest run."""
         await self._execute("cont")
 
-    async def _execute(self, command: str) -> Any:
+    async def save_memory(self, address: int, size: int, path: Path) -> None:
+        """Write *size* bytes at the first vCPU's virtual *address* into the file *path*."""
+        await self._execute("memsave", {"val": address, "size": size, "filename": str(path)})
+
+    async def quit(self) -> None:
+        """End QEMU."""
+        await self._execute("quit")
+
+    async def _execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
         try:
             async with asyncio.timeout(ANSWER_LIMIT):
-                return await self._client.execute(command)
+                return await self._client.execute(command, arguments)
         except TimeoutError:
             raise GuestError(
                 f"QEMU was asked for {command!r} and did not answer within {ANSWER_LIMIT:g} s",

@@ -33,12 +33,14 @@ class Call(Table):
     """Every call of ``to``: before it is the probe's entry, after it the exit.
 
     ``inside`` and ``not_in`` name calling functions; the compiler's parts of one (``f.part.0``,
-    ``f.isra.0``, ``f.cold``) count as the function.
+    ``f.isra.0``, ``f.cold``) count as the function. Where no such call is in a kernel, a probe with
+    ``or_function`` goes to the entry of ``to`` and its return instead.
     """
 
     to: Symbol
     inside: tuple[Symbol, ...] = ()
     not_in: tuple[Symbol, ...] = ()
+    or_function: bool = False
 
 
 class Arm(Table):
@@ -55,7 +57,13 @@ class Arm(Table):
 
 
 class Probe(Table):
-    """One place of interest. Exactly one of ``call`` and ``function`` says where."""
+    """One place of interest. Exactly one of ``call`` and ``function`` says where.
+
+    ``registers`` and ``fields`` are what is taken there; ``fpu`` stands for all floating-point and
+    vector registers. ``stack`` names a stack whose use is measured from the entry to the exit.
+    ``threads`` says when all threads of the guest are listed: ``always``, or when the registers of
+    the two sides differ. A guest that comes to a ``fatal`` probe goes no further.
+    """
 
     name: Name
     call: Call | None = None
@@ -67,6 +75,14 @@ class Probe(Table):
     required: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] = 100
     optional: bool = False
+    stack: Name | None = None
+    threads: Literal["always", "differs"] | None = None
+    fatal: bool = False
+
+    @property
+    def has_exit(self) -> bool:
+        """Whether it has two sides, to be compared."""
+        return self.call is not None or self.until_after_call is not None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -74,6 +90,8 @@ class Probe(Table):
             raise ValueError("a probe needs exactly one of `call` and `function`")
         if self.until_after_call is not None and self.function is None:
             raise ValueError("`until_after_call` goes with `function`")
+        if not self.has_exit and (self.stack is not None or self.threads == "differs"):
+            raise ValueError('`stack` and `threads = "differs"` need an exit to compare with')
         if self.optional and self.required:
             raise ValueError("a probe that is `optional` cannot be `required`")
         if self.required > self.limit:
@@ -139,27 +157,46 @@ class Workload(Table):
     """What runs in the guest, and for how many seconds at most after it has booted.
 
     ``payload`` is the name of a shipped one, or the path of a C file (it ends in ``.c``), from the
-    recipe's own directory on.
+    recipe's own directory on. Without one, what runs is the image's own. What has not ended after
+    ``duration`` seconds is taken to run for ever, and what was seen until then counts; without a
+    ``duration`` that is *inconclusive* after ``limit`` seconds.
     """
 
     payload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     arguments: tuple[str, ...] = ()
     limit: Annotated[float, Field(gt=0)] = 300.0
+    duration: Annotated[float, Field(gt=0)] | None = None
 
 
 class Variant(Table):
-    """One way to run the recipe, with the verdict that it must give on a stock image."""
+    """One way to run the recipe, with the verdict that it must give on a stock image.
+
+    ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
+    ``needs_symbol`` is only for guests whose kernel has that symbol.
+    """
 
     name: Name
     title: str
-    expect: Literal["reproduced", "clean"]
+    expect: Literal["reproduced", "clean", "inconclusive"] | None = None
     patch: tuple[Name, ...] = ()
     arguments: tuple[str, ...] = ()
+    needs_symbol: Symbol | None = None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Verdict | None:
         """The verdict that ``osvtriage verify`` demands of this variant."""
-        return Verdict(self.expect)
+        return Verdict(self.expect) if self.expect else None
+
+
+class Matrix(Table):
+    """The conditions under which the bug is found fastest, for those who look long for it.
+
+    ``arguments`` are alternatives, each added to the workload's; they fit the payload that the
+    recipe's documentation names.
+    """
+
+    smp: tuple[Annotated[int, Field(ge=1, le=64)], ...] = (1,)
+    arguments: tuple[tuple[str, ...], ...] = ((),)
 
 
 class Recipe(Table):
@@ -170,10 +207,11 @@ class Recipe(Table):
     title: str
     about: str = ""
     references: tuple[str, ...] = ()
-    system: Literal["linux"]
+    system: Literal["linux", "osv"]
     arch: Literal["ppc64le", "x86_64"]
-    image: Name
+    image: Name | None = None
     workload: Workload
+    matrix: Matrix = Matrix()
     probe: tuple[Probe, ...] = Field(min_length=1)
     check: tuple[Check, ...] = Field(min_length=1)
     patch: tuple[Patch, ...] = ()
@@ -199,9 +237,11 @@ class Recipe(Table):
                     raise Misplaced(message, "variant", index, "patch", number)
             if variant.name == AS_IS and (variant.patch or variant.arguments):
                 raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
+            if variant.expect is None and (variant.name != AS_IS or self.image is not None):
+                raise Misplaced("`expect` is missing: what must it give?", "variant", index)
         if self.get_variant(AS_IS) is None:
             raise Misplaced(f"no [[variant]] is named {AS_IS!r}: that changes nothing", "variant")
-        if {variant.expect for variant in self.variant} != {"reproduced", "clean"}:
+        if not {"reproduced", "clean"} <= {variant.expect for variant in self.variant}:
             raise Misplaced(
                 "a recipe needs a variant that reproduces and one that is clean: its controls",
                 "variant",

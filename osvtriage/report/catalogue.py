@@ -31,7 +31,7 @@ def recipe_json(recipe: Recipe) -> str:
 def recipe_text(recipe: Recipe) -> str:
     """One recipe for people."""
     lines = [f"{recipe.name}: {recipe.title}", "", recipe.about.strip(), ""]
-    lines += [f"system   {recipe.system} on {recipe.arch}, image {recipe.image}"]
+    lines += [f"system   {recipe.system} on {recipe.arch}, image {recipe.image or 'any of yours'}"]
     payload = recipe.workload.payload or "none of ours"
     lines += [f"workload {payload}, at most {recipe.workload.limit:g} s", "", "probes"]
     lines += [f"  {probe.name:<16} {_where(probe)}" for probe in recipe.probe]
@@ -40,7 +40,7 @@ def recipe_text(recipe: Recipe) -> str:
         parameters = ", ".join(f"{name} {value}" for name, value in check.parameters.items())
         lines.append(f"  {check.kind:<20} {parameters}")
     lines += ["", "variants"]
-    lines += [f"  {item.name:<22} {item.expect:<11} {item.title}" for item in recipe.variant]
+    lines += [f"  {item.name:<22} {item.expect or '-':<11} {item.title}" for item in recipe.variant]
     if recipe.references:
         lines += ["", "references", *(f"  {reference}" for reference in recipe.references)]
     return "\n".join(lines)

@@ -12,7 +12,15 @@ from rich.text import Text
 
 from osvtriage.model.verdict import Verdict
 from osvtriage.report.printable import one_line, printable
-from osvtriage.trial.record import FindingRecord, FrameRecord, PayloadRecord, RunRecord
+from osvtriage.systems import SYSTEMS
+from osvtriage.trial.record import (
+    FindingRecord,
+    FrameRecord,
+    PayloadRecord,
+    PinpointRecord,
+    RunRecord,
+    ThreadRecord,
+)
 from osvtriage.trial.verify import Control
 
 _STYLES = {
@@ -22,7 +30,9 @@ _STYLES = {
     Verdict.ERROR: "bold magenta",
 }
 # Kinds of finding that are shown whole; the others get a line each.
-_SHOWN_WHOLE = 2
+_SHOWN_WHOLE = 3
+# Registers of one finding that are shown with both values.
+_SHOWN_REGISTERS = 4
 
 
 def stdout() -> Console:
@@ -55,6 +65,8 @@ def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     for patch in record.patches:
         yield from _patch(patch.symbol, patch.before, patch.after)
     yield from _findings(record.findings)
+    if record.pinpoint is not None:
+        yield from _pinpoint(record.pinpoint)
     yield from _counts(record)
     if record.payload is not None:
         yield from _payload(record.payload, record.agreement)
@@ -76,7 +88,9 @@ def _headline(record: RunRecord) -> Text:
     line = Text(record.verdict.upper(), _STYLES[record.verdict])
     line.append(f"  {record.recipe} · {record.variant}", "bold")
     if record.image is not None:
-        line.append(f" · {record.image.name} (Linux {one_line(record.image.kernel_version)})")
+        system = SYSTEMS.get(record.image.system)
+        title = system.title if system else record.image.system
+        line.append(f" · {record.image.name} ({title} {one_line(record.image.kernel_version)})")
     line.append(f" · {record.smp} vCPU{'s' * (record.smp > 1)}")
     if record.host.accelerator:
         line.append(f" · {record.host.accelerator}")
@@ -108,11 +122,15 @@ def _findings(findings: Sequence[FindingRecord]) -> Iterator[Text]:
         yield Text(f"  {len(group):4} × {one_line(group[0].signature)}")
 
 
-def _telling(group: Sequence[FindingRecord]) -> tuple[bool, bool, int]:
-    """The order of kinds: damage as it happens first, then through an interrupt, then the most."""
+# Damage as it happens first, then what becomes of it.
+_ORDER = ("fp-clobber", "crash", "stack-bounds", "fpu-preserved")
+
+
+def _telling(group: Sequence[FindingRecord]) -> tuple[int, bool, int]:
+    """The order of kinds: by their checks, then through an interrupt, then the most."""
     first = group[0]
     return (
-        first.check == "fp-clobber",
+        -_ORDER.index(first.check) if first.check in _ORDER else -len(_ORDER),
         any(frame.kind == "interrupt" for frame in first.backtrace),
         len(group),
     )
@@ -127,12 +145,7 @@ def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
     pid = "?" if finding.task.pid is None else finding.task.pid
     comm = one_line(finding.task.comm or "?")
     yield Text(f"  task      {comm}, pid {pid}, on CPU {finding.cpu}")
-    for name, expected in finding.expected.items():
-        seen = finding.seen.get(name, "")
-        label = f"{name} (f0 is the left half)" if name == "vs0" else name
-        yield Text(f"  register  {one_line(label)}")
-        yield Text("  expected  ").append(_halves(expected), "green")
-        yield Text("  seen      ").append(_halves(seen), "bold red")
+    yield from _values(finding)
     for name in ("fpscr", "vscr"):
         if value := finding.evidence.get(name):
             yield Text(f"  {name:<9} {one_line(str(value))}")
@@ -142,9 +155,79 @@ def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
     if kind := finding.evidence.get("class"):
         conditions = finding.evidence.get("conditions", {})
         shown = ", ".join(f"{name} {value}" for name, value in conditions.items())
-        yield Text(f"  class     {one_line(str(kind))}: {one_line(shown)}")
+        yield Text(f"  class     {one_line(': '.join(filter(None, [str(kind), shown])))}")
+    yield from _crash(finding.evidence)
     for number, frame in enumerate(finding.backtrace):
         yield _frame(number, frame)
+    yield from _threads(finding.threads)
+
+
+def _values(finding: FindingRecord) -> Iterator[Text]:
+    """Expected beside seen, register by register."""
+    for name, expected in list(finding.expected.items())[:_SHOWN_REGISTERS]:
+        seen = finding.seen.get(name, "")
+        label = f"{name} (f0 is the left half)" if name == "vs0" else name
+        yield Text(f"  {'memory  ' if finding.check == 'stack-bounds' else 'register'}  {label}")
+        yield Text("  expected  ").append(_halves(expected), "green")
+        yield Text("  seen      ").append(_halves(seen), "bold red")
+    if others := list(finding.expected)[_SHOWN_REGISTERS:]:
+        yield Text(f"  as well   {one_line(', '.join(others))}")
+
+
+def _crash(evidence: Mapping[str, Any]) -> Iterator[Text]:
+    if exception := evidence.get("exception"):
+        address = evidence.get("fault address")
+        yield Text(f"  fault     {exception}{f', at address {address}' if address else ''}")
+    if overwritten := evidence.get("overwritten"):
+        by = overwritten.get("by")
+        writer = f" by thread {by['pid']} ({by['comm']})" if by else ""
+        of = overwritten["of"]
+        yield Text("  cause     ").append(
+            f"{overwritten['before']} at {overwritten['address']}, in the saved registers of "
+            f"thread {of['pid']} ({of['comm']}), was overwritten{writer} with "
+            f"{overwritten['after']}",
+            "bold red",
+        )
+    if looks_like := evidence.get("looks like"):
+        yield Text(f"  looks like {looks_like}")
+    registers = evidence.get("registers", {})
+    names = list(registers)
+    for start in range(0, len(names), 4):
+        row = "  ".join(f"{name:>10} {registers[name]}" for name in names[start : start + 4])
+        yield Text(f"  {row}", "dim")
+
+
+def _threads(threads: Sequence[ThreadRecord]) -> Iterator[Text]:
+    """What ran, and how many waited: the record has them all, with their backtraces."""
+    if not threads:
+        return
+    running = [thread for thread in threads if thread.status == "running"]
+    shown = ", ".join(
+        f"{thread.id} {one_line(thread.name)} at {thread.backtrace[0]}"
+        for thread in running
+        if thread.backtrace
+    )
+    yield Text(f"  threads   {len(threads)} in the record; running: {shown or 'none'}")
+
+
+def _pinpoint(found: PinpointRecord) -> Iterator[Text]:
+    yield Text()
+    if found.instruction is None or not found.backtrace:
+        yield Text(f"pinpoint {found.register_}: {found.note}", "bold yellow")
+        return
+    first = found.backtrace[0]
+    yield Text("pinpoint ").append(
+        f"{found.register_} is changed by `{found.instruction}` at "
+        f"{first.function}+0x{first.offset or 0:x}",
+        "bold",
+    )
+    yield Text("  before    ").append(_halves(found.before or ""), "green")
+    yield Text("  after     ").append(_halves(found.after or ""), "bold red")
+    if found.at_exit == found.before:
+        yield Text("  and put back before the exit", "green")
+    for number, frame in enumerate(found.backtrace):
+        yield _frame(number, frame)
+    yield Text(f"  {found.steps} instructions stepped; {found.note}", "dim")
 
 
 def _nonzero(registers: Mapping[str, str]) -> bool:
@@ -172,10 +255,15 @@ def _counts(record: RunRecord) -> Iterator[Text]:
         hits = f"≥ {probe.hits}" if probe.disarmed else str(probe.hits)
         needed = f", {probe.required} required" if probe.required else ""
         yield Text(f"probe    {probe.name:<{width}}  {hits} hits{needed}")
+        if probe.note:
+            yield Text(f"         {one_line(probe.note)}", "yellow")
     for check in record.checks:
         if check.examined:
-            classes = ", ".join(f"{count} {name}" for name, count in sorted(check.classes.items()))
-            yield Text(f"check    {check.check} at {check.probe}: {one_line(classes)}")
+            shown = [f"{count} {name}" for name, count in sorted(check.classes.items())]
+            shown += [f"{name} {value} bytes" for name, value in check.measures.items()]
+            yield Text(f"check    {check.check} at {check.probe}: {one_line(', '.join(shown))}")
+    for sentence in record.missing:
+        yield Text(f"missing  {one_line(sentence)}", "yellow")
 
 
 def _payload(payload: PayloadRecord, agreement: str) -> Iterator[Text]:

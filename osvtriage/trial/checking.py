@@ -31,11 +31,12 @@ def build(recipe: Recipe) -> list[checks.Check]:
         BadCheck: a kind or a register is unknown; a parameter is unknown, missing, or names no
             probe; a probe does not take what a check goes by.
     """
-    words = ARCHES[recipe.arch].words
+    arch = ARCHES[recipe.arch]
+    known = [*arch.words, *arch.groups]
     for number, probe in enumerate(recipe.probe):
         for place, register in enumerate(probe.registers):
-            if register not in words:
-                near = get_close_matches(register, words, 1)
+            if register not in known:
+                near = get_close_matches(register, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 message = f"{recipe.arch} has no register {register!r}{hint}"
                 raise BadCheck(message, ("probe", number, "registers", place))
@@ -62,7 +63,7 @@ def _build(recipe: Recipe, index: int) -> checks.Check:
             raise BadCheck(message, path)
         if not isinstance(value, str):
             raise BadCheck(f"{name} must be a string", path)
-        if name in ("probe", "after") and value not in probes:
+        if name in ("probe", "after", "stack") and value not in probes:
             raise BadCheck(f"{name} names no probe: {value!r}{_near(value, probes)}", path)
     for name, field in known.items():
         if name not in table.parameters and field.default is MISSING:
@@ -74,18 +75,23 @@ def _build(recipe: Recipe, index: int) -> checks.Check:
 
 def _can_see(recipe: Recipe, index: int, check: checks.Check) -> None:
     """See that the probes of a check take what it goes by: what it cannot see, it finds clean."""
-    bits = ARCHES[recipe.arch].msr_bits
-    if check.live not in bits:
-        message = f"{recipe.arch} has no MSR bit {check.live!r}{_near(check.live, bits)}"
-        raise BadCheck(message, ("check", index, "live"))
-    for name, (registers, of_task) in check.needs().items():
+    arch = ARCHES[recipe.arch]
+    for name, needs in check.needs().items():
+        if needs.msr_bit is not None and needs.msr_bit not in arch.msr_bits:
+            message = f"{recipe.arch} has no MSR bit {needs.msr_bit!r}"
+            message += _near(needs.msr_bit, arch.msr_bits)
+            raise BadCheck(message, ("check", index, "live"))
         probe = next(probe for probe in recipe.probe if probe.name == name)
-        if probe.call is None and probe.until_after_call is None:
+        if needs.exit and not probe.has_exit:
             message = f"probe {name!r} has no exit to compare with: it needs `until_after_call`"
             raise BadCheck(message, ("check", index))
+        if needs.stack and probe.stack is None:
+            raise BadCheck(
+                f"probe {name!r} must measure a `stack` for this check", ("check", index)
+            )
         for what, needed, taken in (
-            ("registers", registers, probe.registers),
-            ("fields", of_task, probe.fields),
+            ("registers", arch.words_of(needs.registers), arch.words_of(probe.registers)),
+            ("fields", needs.fields, probe.fields),
         ):
             if missing := [item for item in needed if item not in taken]:
                 message = f"probe {name!r} must take the {what} {', '.join(missing)} for this check"

@@ -21,7 +21,10 @@ class Agreement(StrEnum):
 
 @dataclass(slots=True)
 class ProbeCount:
-    """How often a probe's entries stopped the guest. ``disarmed``: it may have been more."""
+    """How often a probe's entries stopped the guest. ``disarmed``: it may have been more.
+
+    ``note`` says where this kernel is not as the recipe has it.
+    """
 
     name: str
     symbol: str
@@ -29,6 +32,7 @@ class ProbeCount:
     required: int
     hits: int = 0
     disarmed: bool = False
+    note: str | None = None
 
     @property
     def shown(self) -> str:
@@ -38,11 +42,13 @@ class ProbeCount:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the guest ended. ``orderly``: it powered off by itself after the workload."""
+    """How the guest ended. ``orderly``: it powered off by itself after the workload, or, where
+    ``endless``, was ended when it had run for as long as the recipe asks."""
 
     orderly: bool
     sentence: str
     hint: str | None = None
+    endless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,10 @@ def judge(
 ) -> Judgement:
     """Weigh the findings, the probes' counts, the payload's word and the guest's ending.
 
-    ``payload`` is ``None`` where the recipe has no workload of ours.
+    ``payload`` is ``None`` where no workload of ours ran.
     """
-    findings = [finding for result in results for finding in result.findings]
+    found = [finding for result in results for finding in result.findings]
+    findings = [finding for finding in found if finding.shows_bug]
     agreement = _agreement(bool(findings), payload)
     if findings:
         count = len(findings)
@@ -77,12 +84,15 @@ def judge(
     def inconclusive(reason: str, hint: str | None = None) -> Judgement:
         return Judgement(Verdict.INCONCLUSIVE, reason, agreement, hint)
 
+    if found:
+        reason = f"{found[0].title}; {ending.sentence}; nothing that was seen leads to it"
+        return inconclusive(reason, ending.hint)
     if not ending.orderly:
         return inconclusive(ending.sentence, ending.hint)
     if payload is not None:
         if payload.corrupt:
             return inconclusive("the workload in user space saw damage, but no probe did")
-        if not payload.ended:
+        if not payload.ended and not ending.endless:
             return inconclusive("the guest ended before the workload's last line")
         if payload.unsupported:
             what = ", ".join(

@@ -12,6 +12,8 @@ from osvtriage.images import patch, payload, store
 from osvtriage.images.patch import PatchedKernel
 from osvtriage.images.record import file_sha256
 from osvtriage.model.errors import UsageError
+from osvtriage.symbols.elf import ElfImage
+from osvtriage.systems import SYSTEMS
 from osvtriage.trial.request import Observer, Request
 
 
@@ -22,7 +24,9 @@ class Prepared:
     arch: Arch
     boot: Boot
     kernel: PatchedKernel
-    initrd_sha256: str
+    symbols: Path
+    symbols_sha256: str
+    initrd_sha256: str | None
     qemu: Path
     gdb: Path
     accelerator: accelerator.Accelerator
@@ -41,6 +45,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
             f"recipe {recipe.name} is for {recipe.system} on {recipe.arch}; "
             f"image {image.name} holds {image.system} on {image.arch}"
         )
+    _check_variant(request, arch)
     qemu = programs.find_qemu(arch, request.qemu)
     gdb = programs.find_gdb(arch)
     # No recipe says yet that it is sound under KVM, so KVM runs only when it is asked for.
@@ -53,9 +58,11 @@ def prepare(request: Request, observer: Observer) -> Prepared:
     if recipe.workload.payload:
         source = payload.payload_source(recipe.workload.payload, request.recipe_directory)
         program = payload.compile_payload(source, arch, progress)
-    initrd = store.initrd(image, program)
+    has_userland = SYSTEMS[image.system].arm_at is None
+    initrd = store.initrd(image, program) if has_userland else None
     wanted = [item for item in recipe.patch if item.name in request.variant.patch]
     kernel = patch.patched(image.kernel, image.kernel_sha256, arch, wanted)
+    is_symbols = image.symbols == image.kernel
     return Prepared(
         arch=arch,
         boot=Boot(
@@ -67,18 +74,52 @@ def prepare(request: Request, observer: Observer) -> Prepared:
             smp=request.smp,
             accelerator=chosen.name,
             cpu=chosen.cpu,
+            kernel_format=image.kernel_format,
+            disks=image.disks,
         ),
         kernel=kernel,
-        initrd_sha256=file_sha256(initrd),
+        symbols=kernel.path if is_symbols else image.symbols,
+        symbols_sha256=kernel.sha256 if is_symbols else image.symbols_sha256,
+        initrd_sha256=file_sha256(initrd) if initrd else None,
         qemu=qemu,
         gdb=gdb,
         accelerator=chosen,
     )
 
 
+def _check_variant(request: Request, arch: Arch) -> None:
+    """See that the variant can be run on the image.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    image, variant = request.image, request.variant
+    if image.kernel_format != "elf" and (variant.arguments or variant.patch):
+        raise UsageError(
+            f"the kernel of {image.name} is a disk, which holds its command line and its code "
+            f"itself: the variant {variant.name!r} cannot change them",
+            "add an image whose --kernel is an ELF file",
+        )
+    needed = variant.needs_symbol
+    if needed is not None:
+        with ElfImage(request.image.symbols, arch) as elf:
+            if not elf.has_symbol(needed):
+                raise UsageError(
+                    f"the variant {request.variant.name!r} is only for kernels with the symbol "
+                    f"{needed!r}, which {request.image.name} has not",
+                    "the variant as-is runs on every image",
+                )
+
+
 def _append(request: Request, arch: Arch) -> str:
-    """The kernel's command line; what follows ``--`` reaches init, and so the payload."""
+    """The kernel's command line, with the workload's arguments at its end.
+
+    What follows ``--`` reaches Linux's init, and so the payload; OSv's application gets what
+    follows its name.
+    """
     arguments = [*request.recipe.workload.arguments, *request.variant.arguments]
+    if SYSTEMS[request.image.system].arm_at is not None:
+        return " ".join([request.image.append, *arguments]).strip()
     parts = [f"console={arch.console}", request.image.append, "panic=-1"]
     if request.recipe.workload.payload:
         parts += ["--", "--seed", str(request.seed), *arguments]

@@ -35,8 +35,19 @@ class PackageRecord(_Object):
     sha256: Hex
 
 
+class DiskRecord(_Object):
+    """A disk of the guest, which it does not change."""
+
+    path: str
+    format: str
+    sha256: Hex
+
+
 class ImageRecord(_Object):
-    """What was booted. ``kernel_sha256`` is the kernel's as booted, after patching."""
+    """What was booted. ``kernel_sha256`` is the kernel's as booted, after patching.
+
+    ``symbols`` is the file that the probes' addresses are from; ``append`` the command line.
+    """
 
     name: str
     system: str
@@ -45,7 +56,10 @@ class ImageRecord(_Object):
     kernel_version: str
     kernel_sha256: Hex
     kernel_sha256_original: Hex
+    symbols: str | None = None
     symbols_sha256: Hex
+    append: str | None = None
+    disks: list[DiskRecord] = []
     initrd: str | None
     initrd_sha256: Hex | None
     packages: list[PackageRecord]
@@ -89,10 +103,11 @@ class ProbeRecord(_Object):
     hits: int
     disarmed: bool
     required: int
+    note: str | None = None
 
 
 class FrameRecord(_Object):
-    """A frame; ``note`` names the entry of an ``interrupt`` or ``system call`` frame."""
+    """A frame; ``note`` names the entry where ``kind`` is not ``call``."""
 
     address: Hex
     function: str | None
@@ -109,8 +124,19 @@ class TaskRecord(_Object):
     comm: str | None
 
 
+class ThreadRecord(_Object):
+    """A thread of the guest, of the list of all. ``backtrace`` has names with offsets."""
+
+    id: int | None
+    name: str
+    address: Hex
+    cpu: int | None
+    status: str
+    backtrace: list[str]
+
+
 class FindingRecord(_Object):
-    """Damage, with its evidence."""
+    """Damage, with its evidence. ``shows_bug``: it is what the recipe describes."""
 
     check: str
     title: str
@@ -122,16 +148,37 @@ class FindingRecord(_Object):
     seen: dict[str, str]
     evidence: dict[str, Any]
     backtrace: list[FrameRecord]
+    shows_bug: bool = True
+    threads: list[ThreadRecord] = []
+
+
+class PinpointRecord(_Object):
+    """The first instruction of a span after which a register differed, found by stepping.
+
+    ``instruction`` and ``backtrace`` (innermost first) are empty where none did.
+    """
+
+    register_: str = Field(alias="register")
+    probe: str
+    task: TaskRecord
+    before: Hex | None
+    after: Hex | None
+    at_exit: Hex | None
+    instruction: str | None
+    steps: int
+    backtrace: list[FrameRecord]
+    note: str
 
 
 class CheckRecord(_Object):
-    """What one check looked at, and how it classed it."""
+    """What one check looked at, how it classed it, and the sizes that it took."""
 
     check: str
     probe: str
     examined: int
     findings: int
     classes: dict[str, int]
+    measures: dict[str, int] = {}
 
 
 class PayloadRecord(_Object):
@@ -169,7 +216,7 @@ class RunRecord(_Object):
     hint: str | None
     recipe: str
     variant: str
-    expected_verdict: Literal["reproduced", "clean"] | None
+    expected_verdict: Literal["reproduced", "clean", "inconclusive"] | None
     engine: Literal["gdb"]
     image: ImageRecord | None
     patches: list[PatchRecord]
@@ -180,6 +227,8 @@ class RunRecord(_Object):
     probes: list[ProbeRecord]
     checks: list[CheckRecord]
     findings: list[FindingRecord]
+    pinpoint: PinpointRecord | None = None
+    missing: list[str] = []
     payload: PayloadRecord | None
     agreement: Literal["agree", "differ", "not-applicable"]
     ending: str | None

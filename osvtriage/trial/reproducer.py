@@ -40,6 +40,19 @@ cat "$dir/console.out" >"$dir/console.log" &
     -chardev "socket,id=gdb,path=$dir/gdb.sock,server=on,wait=off" -gdb chardev:gdb \\
     -chardev "pipe,id=console,path=$dir/console" -serial chardev:console </dev/null &
 qemu=$!
+{boot}
+cat >"$dir/commands" <<'END'
+{commands}
+END
+timeout --foreground {limit} {gdb} -nx -quiet -batch -ex "target remote $dir/gdb.sock" \\
+    -x "$dir/commands" {go} \\
+    {symbols} </dev/null || [ $? -ne 124 ] || echo "$0: the guest did not end within {limit} s" >&2
+echo "--- the guest's console:"
+grep -a -e 'osvtriage: ' -e 'Kernel panic' -e 'Aborted' "$dir/console.log" |
+    LC_ALL=C tr -c '[:print:]\\n' '?'
+"""
+
+_BOOT_UNTIL_READY = """\
 # The guest has booted when it says so; it then waits for a line.
 left={boot_limit}
 until grep -q -a 'osvtriage: {ready}' "$dir/console.log"; do
@@ -50,44 +63,59 @@ until grep -q -a 'osvtriage: {ready}' "$dir/console.log"; do
     fi
     left=$((left - 1))
     sleep 1
-done
-cat >"$dir/commands" <<'END'
-{commands}
-END
-timeout --foreground {limit} {gdb} -nx -quiet -batch -ex "target remote $dir/gdb.sock" \\
-    -x "$dir/commands" -ex "shell echo >$dir/console.in" -ex continue \\
-    {kernel} </dev/null || [ $? -ne 124 ] || echo "$0: the guest did not end within {limit} s" >&2
-echo "--- the guest's console:"
-grep -a -e 'osvtriage: ' -e 'Kernel panic' "$dir/console.log" | LC_ALL=C tr -c '[:print:]\\n' '?'
-"""
+done"""
+
+# QEMU makes its socket before it runs the guest, which -S holds at reset.
+_BOOT_UNTIL_FUNCTION = """\
+left={boot_limit}
+until [ -S "$dir/gdb.sock" ]; do
+    [ "$left" -gt 0 ] || exit 1
+    left=$((left - 1))
+    sleep 1
+done"""
 
 
 def script(prepared: Prepared, resolved: Resolved, title: str) -> str:
     """The text of the script."""
-    kernel = shlex.quote(str(prepared.boot.kernel))
-    checks = [f"same {prepared.kernel.sha256} {kernel}"]
-    if prepared.boot.initrd is not None:
-        checks.append(f"same {prepared.initrd_sha256} {shlex.quote(str(prepared.boot.initrd))}")
-    append = f"{payload_console.WAIT} {prepared.boot.append}"
+    boot = prepared.boot
+    files = {boot.kernel: prepared.kernel.sha256, prepared.symbols: prepared.symbols_sha256}
+    if boot.initrd is not None and prepared.initrd_sha256 is not None:
+        files[boot.initrd] = prepared.initrd_sha256
+    files |= {disk.path: disk.sha256 for disk in boot.disks}
+    if resolved.arm_address is None:
+        append = f"{payload_console.WAIT} {boot.append}"
+        qemu = machine_arguments(prepared.qemu, replace(boot, append=append))
+        wait = _BOOT_UNTIL_READY.format(boot_limit=_BOOT_LIMIT, ready=payload_console.READY)
+        go = '-ex "shell echo >$dir/console.in" -ex continue'
+    else:
+        qemu = [*machine_arguments(prepared.qemu, boot), "-S"]
+        wait = _BOOT_UNTIL_FUNCTION.format(boot_limit=_BOOT_LIMIT)
+        go = "-ex continue"
     return _SCRIPT.format(
         # In a comment: a line feed in a file's name would end it.
         title=title.replace("\n", "\\n"),
-        checks="\n".join(checks),
-        kernel=kernel,
-        qemu=shlex.join(machine_arguments(prepared.qemu, replace(prepared.boot, append=append))),
+        checks="\n".join(
+            f"same {sha256} {shlex.quote(str(path))}" for path, sha256 in files.items()
+        ),
+        symbols=shlex.quote(str(prepared.symbols)),
+        qemu=shlex.join(qemu),
         gdb=shlex.quote(str(prepared.gdb)),
-        ready=payload_console.READY,
-        boot_limit=_BOOT_LIMIT,
+        boot=wait,
+        go=go,
         limit=_LIMIT,
-        commands="\n".join(_commands(prepared, resolved.plan.probes)),
+        commands="\n".join(_commands(prepared, resolved)),
     )
 
 
-def _commands(prepared: Prepared, probes: Sequence[ProbePlan]) -> Iterator[str]:
+def _commands(prepared: Prepared, resolved: Resolved) -> Iterator[str]:
+    probes = resolved.plan.probes
     yield from ("set pagination off", "set confirm off", *prepared.arch.gdb_setup)
     # gdb numbers breakpoints from 1 on, in the order of their making.
     numbers: dict[str, str] = {}
     last = 0
+    if resolved.arm_address is not None:
+        last = 1
+        yield from (f"thbreak *{resolved.arm_address:#x}", "continue")
     for probe in probes:
         first, last = last + 1, last + len(probe.entries) + len(probe.exits)
         numbers[probe.name] = f"{first}-{last}"
@@ -115,8 +143,10 @@ def _breakpoint(
     prepared: Prepared, probe: ProbePlan, side: str, address: int, arms: Sequence[str]
 ) -> Iterator[str]:
     formats, values = [], []
-    for register in probe.registers:
-        word = prepared.arch.words[register]
+    words = [(name, prepared.arch.words[name]) for name in probe.registers]
+    for register, word in words:
+        if word.monitor:
+            continue
         if word.elements is None:
             formats.append(f"{register}=%0{word.bits // 4}{'l' if word.bits > 32 else ''}x")
             values.append(f"${word.gdb_name}")
@@ -129,8 +159,10 @@ def _breakpoint(
     yield "commands"
     yield "silent"
     yield ", ".join([f'printf "{text}\\n"', *values])
+    if any(word.monitor for _, word in words):
+        yield "monitor info registers"
     yield from arms
-    yield "continue"
+    yield "kill" if probe.fatal else "continue"
     yield "end"
 
 

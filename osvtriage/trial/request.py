@@ -16,8 +16,9 @@ from osvtriage.trial.judge import ProbeCount
 class Request:
     """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
 
-    ``timeout`` is the number of seconds the guest may run in all; ``None`` leaves the recipe's
-    limits.
+    ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
+    watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
+    register whose clobber is looked for by stepping.
     """
 
     recipe: Recipe
@@ -29,6 +30,8 @@ class Request:
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"
     qemu: Path | None = None
     seed: int = 1
+    duration: float | None = None
+    pinpoint: str | None = None
 
 
 class Observer(Protocol):

@@ -2,77 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from osvtriage.model.errors import SymbolError, UsageError
-from osvtriage.model.plan import Field, GdbPlan, ProbePlan
+from osvtriage.model.plan import GdbPlan, ProbePlan
 from osvtriage.recipe.recipe import Probe, Recipe
 from osvtriage.symbols import disassembly
-from osvtriage.symbols import linux as linux_symbols
 from osvtriage.symbols.elf import ElfImage
-from osvtriage.systems import linux
-
-_TASK = ("pid", "comm", "start_time")
+from osvtriage.symbols.layout import Layout, Sample
+from osvtriage.symbols.layouts import LAYOUTS
+from osvtriage.systems import SYSTEMS
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """What gdb gets, and what must be in the guest's memory before a probe is armed.
 
-    ``code`` has the addresses whose instructions must be the file's: those of the probes, moved on
-    past what the kernel itself rewrites at boot.
+    ``samples`` are the bytes that must be the file's: those that tell the build, and the code at
+    the probes, moved on past what the kernel itself rewrites at boot. ``arm_address`` is where the
+    guest is stopped to be armed, ``sleep_address`` where a thread that waits passes; see
+    :class:`osvtriage.systems.System`. ``notes`` say, by probe, what is not as the recipe has it.
     """
 
     plan: GdbPlan
-    code: tuple[int, ...]
-    sleep_address: int
-    banner_address: int
-    banner: bytes
+    samples: tuple[Sample, ...]
+    arm_address: int | None
+    sleep_address: int | None
+    notes: Mapping[str, str]
+    missing: tuple[str, ...]
 
     def callee(self, probe: str) -> int | None:
         """The function that is called where *probe* stops, if it stops at calls."""
         return next(item.callee for item in self.plan.probes if item.name == probe)
 
 
-def resolve(recipe: Recipe, elf: ElfImage) -> Resolved:
+def resolve(recipe: Recipe, elf: ElfImage, pinpoint: str | None = None) -> Resolved:
     """Every probe's addresses, every field's path.
 
     Raises:
         SymbolError: a symbol, a call or an offset is not in this kernel.
-        UsageError: the recipe names a register or a field that does not exist.
+        UsageError: the recipe names a register, a field or a stack that does not exist.
     """
-    offsets = linux_symbols.offsets(elf)
-    fields = linux.task_fields(offsets)
+    system = SYSTEMS[recipe.system]
+    layout = LAYOUTS[recipe.system](elf)
     calls = _calls(recipe.probe, elf)
-    found = [_probe(probe, elf, fields, calls) for probe in recipe.probe]
+    notes: dict[str, str] = {}
+    found = [_probe(probe, elf, layout, calls, notes) for probe in recipe.probe]
     probes = tuple(probe for probe in found if probe is not None)
+    steady = _steady(elf, layout, {at for probe in probes for at in (*probe.entries, *probe.exits)})
+    if pinpoint is not None:
+        _known("--pinpoint", "register", [pinpoint], elf.arch.words)
     return Resolved(
         plan=GdbPlan(
             arch=elf.arch.name,
-            current_base=linux.PPC_CURRENT_BASE,
-            current_offset=offsets["current"],
-            task_fields={name: fields[name] for name in _TASK},
+            thread=layout.thread,
             probes=probes,
+            unwind=layout.unwind,
+            threads=layout.threads,
+            pinpoint=pinpoint,
         ),
-        code=_steady(elf, {at for probe in probes for at in (*probe.entries, *probe.exits)}),
-        sleep_address=elf.symbol(linux.SLEEP_FUNCTION).entry,
-        banner_address=elf.symbol(linux.BANNER).address,
-        banner=elf.string(linux.BANNER),
+        samples=(*layout.samples, *steady),
+        arm_address=elf.symbol(system.arm_at).entry if system.arm_at else None,
+        sleep_address=elf.symbol(system.sleeps_in).entry if system.sleeps_in else None,
+        notes=notes,
+        missing=layout.missing,
     )
 
 
-def _steady(elf: ElfImage, addresses: Iterable[int]) -> tuple[int, ...]:
-    """The *addresses*, each moved on to the next instruction that stays as it is in the file."""
-    rewritten = linux_symbols.rewritten_at_boot(elf)
+def _steady(elf: ElfImage, layout: Layout, addresses: Iterable[int]) -> list[Sample]:
+    """The code at *addresses*, each moved on to the next instruction that stays as in the file."""
     size = elf.arch.instruction_bytes or 1
     steady = set()
     for address in addresses:
-        while address in rewritten:
+        while address in layout.rewritten:
             address += size
         steady.add(address)
-    return tuple(sorted(steady))
+    covered = [(sample.address, sample.address + sample.size) for sample in layout.samples]
+    return [
+        Sample("the code at a probe", address, elf.arch.instruction_bytes or 4)
+        for address in sorted(steady)
+        if not any(start <= address < end for start, end in covered)
+    ]
 
 
 def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:
@@ -91,61 +103,105 @@ def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:
 
 
 def _probe(
-    probe: Probe, elf: ElfImage, fields: dict[str, Field], calls: dict[str, list[int]]
+    probe: Probe,
+    elf: ElfImage,
+    layout: Layout,
+    calls: dict[str, list[int]],
+    notes: dict[str, str],
 ) -> ProbePlan | None:
-    _known(probe, "register", probe.registers, elf.arch.words)
-    _known(probe, "field", probe.fields, fields)
-    size = elf.arch.instruction_bytes
-    if probe.call is not None:
-        entries = tuple(
-            site
-            for site in calls[probe.call.to]
-            if (not probe.call.inside or any(elf.belongs_to(site, f) for f in probe.call.inside))
-            and not any(elf.belongs_to(site, f) for f in probe.call.not_in)
+    registers = elf.arch.words_of(probe.registers)
+    _known(f"probe {probe.name!r}", "register", registers, elf.arch.words)
+    _known(f"probe {probe.name!r}", "field", probe.fields, layout.fields)
+    place = (
+        _at_calls(probe, elf, calls) if probe.call is not None else _at_function(probe, elf, calls)
+    )
+    if place is None and probe.call is not None and probe.call.or_function:
+        # The exact name: a part that the compiler split off is not entered by a call.
+        symbol = elf.symbol(probe.call.to)
+        place = _Place((symbol.entry,), (), at_return=True)
+        notes[probe.name] = (
+            f"no call of {probe.call.to} inside {', '.join(probe.call.inside)} in this build: "
+            "watched from the function's entry to its return"
         )
-        exits = tuple(_after(elf, site, size) for site in entries)
-        symbol = probe.call.to
-        searched = f"no call of {symbol}"
-        if probe.call.inside:
-            searched += f" inside {', '.join(probe.call.inside)}"
-        if probe.call.not_in:
-            searched += f" outside {', '.join(probe.call.not_in)}"
-    else:
-        symbol = probe.function or ""
-        entries = tuple(found.entry for found in elf.functions(symbol))
-        exits = ()
-        searched = f"no function {symbol}"
-        if probe.until_after_call is not None and entries:
-            sites = [at for at in calls[probe.until_after_call] if elf.belongs_to(at, symbol)]
-            exits = tuple(_after(elf, site, size) for site in sites)
-            if not exits:
-                raise SymbolError(
-                    f"probe {probe.name!r}: {symbol} in {elf.path} does not call "
-                    f"{probe.until_after_call}; its code:\n{_listing(elf, symbol)}"
-                )
-    if not entries:
+    if place is None:
         if probe.optional:
             return None
-        named = elf.functions(symbol)
-        code = f"; the code of {symbol}:\n{_listing(elf, symbol)}" if named else ""
-        raise SymbolError(
-            f"probe {probe.name!r}: {elf.path} has {searched}{code}",
-            "is this the kernel the recipe is for, and is it unstripped?",
-        )
+        raise _not_found(probe, elf)
+    if probe.stack is not None and probe.stack not in layout.stacks and not layout.missing:
+        _known(f"probe {probe.name!r}", "stack", [probe.stack], layout.stacks)
+    symbol_name = probe.call.to if probe.call else probe.function or ""
     return ProbePlan(
         name=probe.name,
-        symbol=symbol,
-        entries=entries,
-        exits=exits,
-        at_function_entry=probe.function is not None,
-        registers=probe.registers,
-        fields={name: fields[name] for name in probe.fields},
+        symbol=symbol_name,
+        entries=place.entries,
+        exits=place.exits,
+        at_function_entry=probe.function is not None or place.at_return,
+        registers=registers,
+        fields={name: layout.fields[name] for name in probe.fields},
         limit=probe.limit,
         required=probe.required,
         arm_after=probe.arm.after if probe.arm else None,
         arm_stops=probe.arm.stops if probe.arm else 0,
         arm_first=probe.arm.first if probe.arm else 0,
-        callee=elf.functions(symbol)[0].entry if probe.call else None,
+        callee=elf.functions(symbol_name)[0].entry if place.exits and probe.call else None,
+        exits_at_return=place.at_return,
+        fatal=probe.fatal,
+        threads=probe.threads,
+        # Where a build does not tell it, `missing` says so, and nothing is measured.
+        stack=layout.stacks.get(probe.stack or ""),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    entries: tuple[int, ...]
+    exits: tuple[int, ...]
+    at_return: bool = False
+
+
+def _at_calls(probe: Probe, elf: ElfImage, calls: dict[str, list[int]]) -> _Place | None:
+    assert probe.call is not None
+    entries = tuple(
+        site
+        for site in calls[probe.call.to]
+        if (not probe.call.inside or any(elf.belongs_to(site, f) for f in probe.call.inside))
+        and not any(elf.belongs_to(site, f) for f in probe.call.not_in)
+    )
+    exits = tuple(_after(elf, site, elf.arch.instruction_bytes) for site in entries)
+    return _Place(entries, exits) if entries else None
+
+
+def _at_function(probe: Probe, elf: ElfImage, calls: dict[str, list[int]]) -> _Place | None:
+    symbol = probe.function or ""
+    entries = tuple(found.entry for found in elf.functions(symbol))
+    if not entries:
+        return None
+    exits: tuple[int, ...] = ()
+    if probe.until_after_call is not None:
+        sites = [at for at in calls[probe.until_after_call] if elf.belongs_to(at, symbol)]
+        exits = tuple(_after(elf, site, elf.arch.instruction_bytes) for site in sites)
+        if not exits:
+            raise SymbolError(
+                f"probe {probe.name!r}: {symbol} in {elf.path} does not call "
+                f"{probe.until_after_call}; its code:\n{_listing(elf, symbol)}"
+            )
+    return _Place(entries, exits)
+
+
+def _not_found(probe: Probe, elf: ElfImage) -> SymbolError:
+    symbol = probe.call.to if probe.call else probe.function or ""
+    searched = f"no function {symbol}"
+    if probe.call is not None:
+        searched = f"no call of {symbol}"
+        if probe.call.inside:
+            searched += f" inside {', '.join(probe.call.inside)}"
+        if probe.call.not_in:
+            searched += f" outside {', '.join(probe.call.not_in)}"
+    named = elf.functions(symbol)
+    code = f"; the code of {symbol}:\n{_listing(elf, symbol)}" if named else ""
+    return SymbolError(
+        f"probe {probe.name!r}: {elf.path} has {searched}{code}",
+        "is this the kernel the recipe is for, and is it unstripped?",
     )
 
 
@@ -154,13 +210,13 @@ def _after(elf: ElfImage, site: int, size: int | None) -> int:
     return site + (size or len(disassembly.disassemble(elf.arch, elf.read(site, 16), site)[0].code))
 
 
-def _known(probe: Probe, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+def _known(who: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else None
-            raise UsageError(f"probe {probe.name!r} asks for the unknown {what} {name!r}", hint)
+            raise UsageError(f"{who} asks for the unknown {what} {name!r}", hint)
 
 
 def _listing(elf: ElfImage, name: str) -> str:

@@ -7,11 +7,12 @@ import os
 import platform
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from osvtriage.consoles.payload import PayloadReport
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
 from osvtriage.images.places import runs_directory
@@ -21,8 +22,10 @@ from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
+from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, interruptible, library, record, reproducer
 from osvtriage.trial.judge import Agreement, Judgement, judge
+from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.request import Observer, Request
@@ -42,6 +45,8 @@ class Options:
     qemu: Path | None = None
     out: Path | None = None
     seed: int = 1
+    duration: float | None = None
+    pinpoint: str | None = None
 
 
 def run(
@@ -105,7 +110,12 @@ class _Work:
             return Judgement(Verdict.ERROR, str(error), Agreement.NOT_APPLICABLE, error.hint)
         assert self.seen.ending is not None
         probes = list(self.seen.probes.values())
-        return judge(self.results, probes, self.seen.payload, self.seen.ending)
+        return judge(self.results, probes, self._payload(), self.seen.ending)
+
+    def _payload(self) -> PayloadReport | None:
+        """What the workload said, where one is of ours: the recipe's, or the image's own."""
+        said = self.seen.payload
+        return said if self.recipe.workload.payload or said.lines else None
 
     def _execute(self, directory: Path, observer: Observer) -> None:
         begun = time.monotonic()
@@ -120,6 +130,8 @@ class _Work:
             accelerator=self.options.accelerator,
             qemu=self.options.qemu,
             seed=self.options.seed,
+            duration=self.options.duration,
+            pinpoint=self.options.pinpoint,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
@@ -147,7 +159,8 @@ class _Work:
             observer.phase("image", message)
 
         store = ImageStore()
-        image = store.ensure(self.options.image or self.recipe.image, progress)
+        name = self.options.image or self.recipe.image or _only_image(store, self.recipe)
+        image = store.ensure(name, progress)
         return store.with_kernel(image, self.options.kernel) if self.options.kernel else image
 
     def to_record(self, judgement: Judgement, started: datetime) -> RunRecord:
@@ -163,7 +176,7 @@ class _Work:
             engine="gdb",
             image=self._image_record(),
             patches=_models(record.PatchRecord, prepared.kernel.patches if prepared else ()),
-            interventions=[],
+            interventions=self._interventions(),
             host=record.HostRecord(
                 qemu=seen.qemu_version,
                 gdb=seen.gdb_version,
@@ -182,6 +195,7 @@ class _Work:
                     hits=probe.hits,
                     disarmed=probe.disarmed,
                     required=probe.required,
+                    note=probe.note,
                 )
                 for probe in seen.probes.values()
             ],
@@ -192,6 +206,7 @@ class _Work:
                     examined=result.examined,
                     findings=len(result.findings),
                     classes=dict(result.classes),
+                    measures=dict(result.measures),
                 )
                 for result, table in zip(self.results, self.recipe.check, strict=False)
             ],
@@ -199,8 +214,10 @@ class _Work:
                 record.FindingRecord,
                 [finding for result in self.results for finding in result.findings],
             ),
+            pinpoint=_pinpoint(seen.pinpoint),
+            missing=list(seen.missing),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
-            if seen.payload and seen.payload.lines
+            if seen.payload.lines
             else None,
             agreement=judgement.agreement.value,
             ending=seen.ending.sentence if seen.ending else None,
@@ -211,6 +228,20 @@ class _Work:
             seed=self.options.seed,
             started=started.isoformat(timespec="seconds"),
         )
+
+    def _interventions(self) -> list[record.InterventionRecord]:
+        """What osvtriage did to the guest, beside stopping it."""
+        painted = [probe.name for probe in self.recipe.probe if probe.stack]
+        return [
+            record.InterventionRecord(
+                stimulus="paint",
+                thread=None,
+                what=f"at each of the {count.hits} entries of {name} the free part of the stack "
+                "was filled with a pattern, to see how deep it is used",
+            )
+            for name in painted
+            if (count := self.seen.probes.get(name)) is not None and count.hits
+        ]
 
     def _image_record(self) -> ImageRecord | None:
         image, prepared = self.image, self.prepared
@@ -226,12 +257,34 @@ class _Work:
             kernel_version=image.kernel_version,
             kernel_sha256=kernel,
             kernel_sha256_original=image.kernel_sha256,
-            # The symbols are read from the very file that is booted.
-            symbols_sha256=kernel,
+            symbols=str(prepared.symbols if prepared else image.symbols),
+            symbols_sha256=prepared.symbols_sha256 if prepared else image.symbols_sha256,
+            append=prepared.boot.append if prepared else None,
+            disks=[
+                record.DiskRecord(path=str(disk.path), format=disk.format, sha256=disk.sha256)
+                for disk in image.disks
+            ],
             initrd=str(initrd) if initrd else None,
             initrd_sha256=prepared.initrd_sha256 if prepared else None,
             packages=_models(record.PackageRecord, image.packages),
         )
+
+
+def _only_image(store: ImageStore, recipe: Recipe) -> str:
+    """The image to run where neither the recipe nor the user names one: the only one that fits."""
+    fitting = [image.name for image in store.list() if image.system == recipe.system]
+    if len(fitting) == 1:
+        return fitting[0]
+    system = SYSTEMS[recipe.system].title
+    if not fitting:
+        raise UsageError(
+            f"recipe {recipe.name} needs an image of {system}, and there is none",
+            f"add yours: `osvtriage images add NAME --system {recipe.system} --kernel FILE …`",
+        )
+    raise UsageError(
+        f"recipe {recipe.name} runs on any image of {system}: choose one with --image",
+        f"there are: {', '.join(fitting)}",
+    )
 
 
 def _models(model: Any, items: Any) -> list[Any]:
@@ -243,6 +296,14 @@ def _models(model: Any, items: Any) -> list[Any]:
 
 def _as_dict(item: Any) -> dict[str, Any]:
     return {name: getattr(item, name) for name in item.__dataclass_fields__}
+
+
+def _pinpoint(found: Pinpoint | None) -> record.PinpointRecord | None:
+    if found is None:
+        return None
+    data = asdict(found)
+    data["task"] = {"pid": data.pop("pid"), "comm": data.pop("comm")}
+    return record.PinpointRecord.model_validate(data)
 
 
 def _directory(recipe: Recipe, options: Options) -> Path:
@@ -264,6 +325,10 @@ def _command(source: str, options: Options) -> str:
     parts += ["--smp", str(options.smp), "--seed", str(options.seed)]
     if options.timeout is not None:
         parts += ["--timeout", f"{options.timeout:g}"]
+    if options.duration is not None:
+        parts += ["--duration", f"{options.duration:g}"]
+    if options.pinpoint:
+        parts += ["--pinpoint", options.pinpoint]
     if options.accelerator != "auto":
         parts += ["--accel", options.accelerator]
     if options.qemu:

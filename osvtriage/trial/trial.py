@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from osvtriage.consoles import linux as linux_console
+from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
 from osvtriage.consoles.payload import PayloadReport
-from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX
+from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, PINPOINT_PREFIX, STEP
 from osvtriage.gdb.session import MiSession
 from osvtriage.guest.console import Console
 from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes, log_file
 from osvtriage.guest.qemu import Sockets, command_line
-from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
-from osvtriage.model.event import Event, Frame, ThreadKey
+from osvtriage.model.decode import decode
+from osvtriage.model.errors import GdbError, OsvtriageError
+from osvtriage.model.event import Event, Frame
+from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.layout import Sample
+from osvtriage.systems import SYSTEMS
+from osvtriage.trial import identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
+from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
@@ -31,6 +38,9 @@ from osvtriage.trial.watch import Over, Watch
 # Linux reaches its first program in 7.5 s under TCG on an idle host (measured); with every
 # processor shared by ten others, in ten times that.
 BOOT_LIMIT = 120.0
+# Stepping 100,000 instructions, 1,000 a second.
+_STEPPING_LIMIT = 150.0
+_MUCH = 4096
 # What is still in the pipes when QEMU has ended is read in milliseconds.
 _DRAIN_LIMIT = 5.0
 
@@ -41,7 +51,10 @@ class Seen:
 
     events: list[Event] = field(default_factory=list)
     probes: dict[str, ProbeCount] = field(default_factory=dict)
-    payload: PayloadReport | None = None
+    payload: PayloadReport = field(default_factory=PayloadReport)
+    pinpoint: Pinpoint | None = None
+    # What the symbols do not tell of this guest, a sentence each.
+    missing: tuple[str, ...] = ()
     ending: Ending | None = None
     timings: dict[str, float] = field(default_factory=dict)
     stops: int = 0
@@ -66,11 +79,13 @@ class Trial:
         self.observer = observer
         self.seen = seen
         self.resolved: Resolved | None = None
+        self._system = SYSTEMS[request.recipe.system]
+        self._trouble = TROUBLES[request.recipe.system]
         self._ready = asyncio.Event()
         self._failure: str | None = None
+        self._stays: str | None = None
+        self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
-        if request.recipe.workload.payload:
-            self.seen.payload = PayloadReport()
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -90,7 +105,11 @@ class Trial:
                 MiSession(self.prepared.gdb, self.directory / "gdb.log", self._on_gdb_text)
             )
             try:
-                await self._boot()
+                await self._start()
+                if self._system.arm_at is None:
+                    await self._boot_until_ready()
+                else:
+                    await self._boot_until_function()
                 await self._arm()
                 await self._workload()
             except Over:
@@ -101,7 +120,8 @@ class Trial:
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
         return self.seen
 
-    async def _boot(self) -> None:
+    async def _start(self) -> None:
+        """Start QEMU, its guest stopped at reset, and gdb, not attached yet."""
         self.observer.phase("boot", f"{self.request.smp} vCPU, {self.prepared.accelerator.name}")
         sockets = Sockets(self._processes.directory)
         log = log_file(self.directory / "qemu.log")
@@ -111,7 +131,7 @@ class Trial:
             self.prepared.boot,
             sockets,
             self.directory / "console.log",
-            payload_console.WAIT,
+            payload_console.WAIT if self._system.arm_at is None else "",
         )
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
@@ -123,9 +143,9 @@ class Trial:
         self._reading = asyncio.create_task(self._read_console(), name="console")
         self._stack.callback(self._reading.cancel)
         self._watch.guard(self._reading)
-        # The guest boots for seconds, without gdb: what can be done meanwhile is done meanwhile.
         self._begun = time.monotonic()
-        await self._watch.until(self._monitor.resume(), "QEMU's answer")
+
+    async def _prepare_gdb(self) -> None:
         for command in (
             "-gdb-set mi-async on",
             "-gdb-set confirm off",
@@ -138,99 +158,160 @@ class Trial:
         for line in self.prepared.arch.gdb_setup:
             await self._run_in_gdb(line)
         await self._resolve_probes()
-        limit = self._limit(BOOT_LIMIT, self._begun)
-        await self._watch.until(self._ready.wait(), "user space", *limit)
-        self.seen.timings["boot"] = time.monotonic() - self._begun
 
     async def _resolve_probes(self) -> None:
         """Resolve the probes; have gdb import what makes them, which its Python finds by path."""
-        self._elf = await asyncio.to_thread(ElfImage, self.prepared.boot.kernel, self.prepared.arch)
+        self._elf = await asyncio.to_thread(ElfImage, self.prepared.symbols, self.prepared.arch)
         self._stack.callback(self._elf.close)
-        self.resolved = await asyncio.to_thread(resolve, self.request.recipe, self._elf)
+        self.resolved = await asyncio.to_thread(
+            resolve, self.request.recipe, self._elf, self.request.pinpoint
+        )
         plan = self.resolved.plan
         for probe in plan.probes:
             addresses = tuple(f"{address:016x}" for address in probe.entries)
             self.seen.probes[probe.name] = ProbeCount(
-                probe.name, probe.symbol, addresses, probe.required
+                probe.name,
+                demangled(probe.symbol),
+                addresses,
+                probe.required,
+                note=self.resolved.notes.get(probe.name),
             )
+        self.seen.missing = self.resolved.missing
         (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
         package = str(Path(__file__).parents[2])
         await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
         await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
 
+    async def _boot_until_ready(self) -> None:
+        """Boot without gdb until the userland says that it is ready; then stop it there."""
+        # The guest boots for seconds, without gdb: what can be done meanwhile is done meanwhile.
+        await self._watch.until(self._monitor.resume(), "QEMU's answer")
+        await self._prepare_gdb()
+        limit = self._limit(BOOT_LIMIT, self._begun)
+        await self._watch.until(self._ready.wait(), "user space", *limit)
+        self.seen.timings["boot"] = time.monotonic() - self._begun
+        # Attaching stops the guest. It waits for a line, so nothing of the workload is missed; and
+        # no breakpoint has slowed the boot (QEMU looks for one at every jump: 8 % were measured).
+        await self._attach_gdb()
+        assert self.resolved is not None
+        if await self._read_memory(self.resolved.samples[0].address, 1) is None:
+            # The CPU is in user mode still, from where the stub cannot read the kernel. The task
+            # that waits for the line goes to sleep next.
+            assert self.resolved.sleep_address is not None
+            await self._run_to(self.resolved.sleep_address, "its first sleep")
+
+    async def _boot_until_function(self) -> None:
+        """Boot under gdb until the function where the guest is armed."""
+        await self._prepare_gdb()
+        await self._attach_gdb()
+        assert self.resolved is not None
+        assert self.resolved.arm_address is not None
+        await self._run_to(self.resolved.arm_address, f"{self._system.arm_at}()")
+        self.seen.timings["boot"] = time.monotonic() - self._begun
+
+    async def _attach_gdb(self) -> None:
+        stub = Sockets(self._processes.directory).gdb
+        await self._ask(f"-target-select remote {stub}")
+
+    async def _run_to(self, address: int, what: str) -> None:
+        await self._ask(f"-break-insert -t -h *{address:#x}")
+        await self._ask("-exec-continue")
+        limit = self._limit(BOOT_LIMIT, self._begun)
+        await self._watch.until(self._gdb.stops.get(), what, *limit)
+
     async def _arm(self) -> None:
         begun = time.monotonic()
         assert self.resolved is not None
         self.observer.phase("arm", f"{len(self.resolved.plan.probes)} probes")
-        # Attaching stops the guest. It waits for a line, so nothing of the workload is missed; and
-        # no breakpoint has slowed the boot (QEMU looks for one at every jump: 8 % were measured).
-        stub = Sockets(self._processes.directory).gdb
-        await self._ask(f"-target-select remote {stub}")
-        if await self._read_memory(self.resolved.banner_address, 1) is None:
-            # The CPU is in user mode still, from where the stub cannot read the kernel. The task
-            # that waits for the line goes to sleep next.
-            await self._ask(f"-break-insert -t -h *{self.resolved.sleep_address:#x}")
-            await self._ask("-exec-continue")
-            limit = self._limit(BOOT_LIMIT, self._begun)
-            await self._watch.until(self._gdb.stops.get(), "its first sleep", *limit)
-        await self._compare_code(self.resolved)
+        patched = [
+            Sample(
+                "patched code", int(patch.address, 16), self.prepared.arch.instruction_bytes or 4
+            )
+            for patch in self.prepared.kernel.patches
+        ]
+        for sample in (*self.resolved.samples, *patched):
+            identity.compare(sample, self._elf, await self._read_sample(sample))
         await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         await self._ask("-exec-continue")
-        self._console.send("go")
+        if self._system.arm_at is None:
+            self._console.send("go")
         self.seen.timings["arm"] = time.monotonic() - begun
 
-    async def _compare_code(self, resolved: Resolved) -> None:
-        """See that the guest runs the kernel of the file, at every address that matters."""
-        there = await self._read_memory(resolved.banner_address, len(resolved.banner))
-        if there != resolved.banner:
-            raise GuestError(
-                f"the guest's linux_banner is {there!r}, the kernel file's is {resolved.banner!r}",
-                "boot the very file that the symbols are from",
-            )
-        size = self.prepared.arch.instruction_bytes or 4
-        patched = [int(patch.address, 16) for patch in self.prepared.kernel.patches]
-        for address in [*resolved.code, *patched]:
-            there = await self._read_memory(address, size)
-            wanted = self._elf.read(address, size)
-            if there != wanted:
-                name = self._elf.name_frame(Frame(f"{address:016x}")).name
-                raise GuestError(
-                    f"the guest's code at {name} ({address:#x}) is "
-                    f"{there.hex(' ') if there else 'unreadable'}, "
-                    f"the kernel file's is {wanted.hex(' ')}",
-                    "what rewrote it? no probe can be trusted there",
-                )
+    async def _read_sample(self, sample: Sample) -> bytes | None:
+        """The guest's bytes. gdb reads 2 KiB at a time: much is read by QEMU, into a file."""
+        if sample.size <= _MUCH:
+            return await self._read_memory(sample.address, sample.size)
+        path = self._processes.directory / "sample"
+        await self._watch.until(
+            self._monitor.save_memory(sample.address, sample.size, path), "QEMU's answer"
+        )
+        there = path.read_bytes()
+        path.unlink()
+        return there
 
     async def _workload(self) -> None:
         begun = time.monotonic()
         self.observer.phase("workload", self.request.variant.title)
         try:
-            # No probe stops the guest for gdb's prompt: a stop here is a failure inside gdb.
-            limit = self._limit(self.request.recipe.workload.limit, begun)
-            stop = await self._watch.until(self._gdb.stops.get(), "the workload's end", *limit)
-            # QEMU's end looks like a stop to gdb, too.
-            await self._watch.blame(
-                GdbError(
-                    f"a probe failed inside gdb: {self._failure.strip().splitlines()[-1]}",
-                    "this is a defect of osvtriage; gdb.log in the run record has the traceback",
-                )
-                if self._failure
-                else GdbError(
-                    f"gdb stopped the guest unasked: {stop.get('reason', 'no reason given')}",
-                    "gdb.log in the run record tells what came before; run it again",
-                )
-            )
+            while True:
+                if self._stays is None:
+                    await self._watch_until_stop(begun)
+                stays, self._stays = self._stays, None
+                if stays == STEP:
+                    self.observer.phase("pinpoint", f"{self.request.pinpoint}, by stepping")
+                    line = "python probes.step()"
+                    await self._watch.until(self._gdb.cli(line, _STEPPING_LIMIT), "gdb's answer")
+                    await self._ask("-exec-continue")
+                elif stays == FATAL:
+                    last = self.seen.events[-1]
+                    where = demangled(self.seen.probes[last.probe].symbol)
+                    self._watch.end(Ending(False, f"the guest came to {where} and stopped there"))
+                else:
+                    await self._blame_stop()
         finally:
             self.seen.timings["workload"] = time.monotonic() - begun
+
+    async def _watch_until_stop(self, begun: float) -> None:
+        """Wait until gdb stops the guest, at most as long as the workload may run."""
+        workload = self.request.recipe.workload
+        limit, used = self._limit(workload.limit, begun)
+        duration = self.request.duration or workload.duration
+        at_limit = None
+        if duration is not None and duration + used <= limit + (time.monotonic() - begun):
+            limit, used = duration, time.monotonic() - begun
+            sentence = f"the guest still ran after {duration:g} s, and was ended"
+            at_limit = Ending(True, sentence, endless=True)
+        self._stop = await self._watch.until(
+            self._gdb.stops.get(), "the workload's end", limit, used, at_limit
+        )
+
+    async def _blame_stop(self) -> None:
+        """A stop that no probe asked for: something failed."""
+        # QEMU's end looks like a stop to gdb, too.
+        await self._watch.blame(
+            GdbError(
+                f"a probe failed inside gdb: {self._failure.strip().splitlines()[-1]}",
+                "this is a defect of osvtriage; gdb.log in the run record has the traceback",
+            )
+            if self._failure
+            else GdbError(
+                f"gdb stopped the guest unasked: {self._stop.get('reason', 'no reason given')}",
+                "gdb.log in the run record tells what came before; run it again",
+            )
+        )
 
     async def _drain(self) -> None:
         """Read what is left in the pipes."""
         with suppress(TimeoutError, OsvtriageError):
             async with asyncio.timeout(_DRAIN_LIMIT):
-                if self._monitor.shutdown.done() and self._reading is not None:
-                    await asyncio.wait([self._reading])
                 # Its answer comes behind every event that gdb has written.
                 await self._gdb.command("-gdb-set confirm off")
+        with suppress(TimeoutError, OsvtriageError):
+            async with asyncio.timeout(_DRAIN_LIMIT):
+                if not self._monitor.shutdown.done():
+                    await self._monitor.quit()
+                if self._reading is not None:
+                    await asyncio.wait([self._reading])
 
     async def _ask(self, command: str) -> Any:
         return await self._watch.until(self._gdb.command(command), "gdb's answer")
@@ -258,30 +339,41 @@ class Trial:
                 if said.event == payload_console.READY:
                     self._ready.set()
                     continue
-                if self.seen.payload is not None:
-                    self.seen.payload.feed(said)
+                self.seen.payload.feed(said)
                 self.observer.payload(said)
-            elif self._watch.death is None:
-                self._watch.death = linux_console.death(line)
+            elif self._watch.trouble is None:
+                self._watch.trouble = self._trouble(line)
 
     def _on_gdb_text(self, text: str) -> None:
         if text.startswith(EVENT_PREFIX):
             self._on_event(json.loads(text[len(EVENT_PREFIX) :]))
         elif text.startswith(FAILURE_PREFIX):
             self._failure = json.loads(text[len(FAILURE_PREFIX) :])
+        elif text.startswith(PINPOINT_PREFIX):
+            found = json.loads(text[len(PINPOINT_PREFIX) :])
+            self.seen.pinpoint = pinpoint.read(found, self._elf)
         elif text.startswith("GNU gdb"):
             self.seen.gdb_version = text.strip()
 
     def _on_event(self, record: dict[str, Any]) -> None:
         hits, disarmed = record.pop("hits"), record.pop("disarmed")
-        record["thread"] = ThreadKey(**record["thread"])
-        frames = [Frame(**frame) for frame in record["backtrace"]]
+        self._stays = record.pop("stays") or self._stays
+        event = decode(Event, record)
         assert self.resolved is not None
-        if (callee := self.resolved.callee(record["probe"])) is not None:
-            frames.insert(0, Frame(f"{callee:016x}"))
-        record["backtrace"] = tuple(self._elf.name_frame(frame) for frame in frames)
-        event = Event(**record)
+        frames = event.backtrace
+        if (callee := self.resolved.callee(event.probe)) is not None:
+            frames = (Frame(f"{callee:016x}"), *frames)
+        event = replace(
+            event,
+            backtrace=self._named(frames),
+            threads=tuple(
+                replace(thread, backtrace=self._named(thread.backtrace)) for thread in event.threads
+            ),
+        )
         self.seen.events.append(event)
         count = self.seen.probes[event.probe]
         count.hits, count.disarmed = hits, disarmed
         self.observer.probe(count)
+
+    def _named(self, frames: Iterable[Frame]) -> tuple[Frame, ...]:
+        return tuple(self._elf.name_frame(frame) for frame in frames)

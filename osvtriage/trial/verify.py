@@ -35,14 +35,17 @@ def verify(
     observer: Observer,
     only: Collection[str] = (),
 ) -> Iterator[Control]:
-    """Run the variants of *recipe*, or those in *only*; each is handed out when it has ended."""
+    """Run the variants of *recipe* that must give a verdict, or those in *only*.
+
+    Each is handed out when it has ended.
+    """
     if unknown := set(only) - {variant.name for variant in recipe.variant}:
         names = ", ".join(variant.name for variant in recipe.variant)
         raise UsageError(
             f"recipe {recipe.name} has no variant {min(unknown)!r}", f"it has: {names}"
         )
     for variant in recipe.variant:
-        if not only or variant.name in only:
+        if variant.name in only or (not only and variant.expect is not None):
             out = options.out / variant.name if options.out else None
             chosen = replace(options, variant=variant.name, out=out)
             yield Control(variant, *run(recipe, source, chosen, observer))
@@ -51,7 +54,9 @@ def verify(
 def exit_code(controls: Sequence[Control]) -> int:
     """0 if all controls hold, 1 if one gave the opposite verdict, else what went wrong most."""
     codes = [
-        control.record.verdict.exit_code_expecting(control.variant.verdict) for control in controls
+        control.record.verdict.exit_code_expecting(control.variant.verdict)
+        for control in controls
+        if control.variant.verdict is not None
     ]
     broken = [code for code in codes if code]
     if Verdict.REPRODUCED.exit_code in broken:

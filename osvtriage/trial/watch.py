@@ -53,8 +53,8 @@ class Watch:
         self._directory = directory
         self._defect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ending: Ending | None = None
-        # What the kernel said it died of.
-        self.death: str | None = None
+        # What the guest said of its own end.
+        self.trouble: str | None = None
 
     def guard(self, task: asyncio.Task[None]) -> None:
         """End the trial with the exception of *task*, should it have one."""
@@ -65,11 +65,17 @@ class Watch:
             self._defect.set_exception(task.exception() or RuntimeError())
 
     async def until(
-        self, awaitable: Awaitable[T], what: str, limit: float | None = None, used: float = 0.0
+        self,
+        awaitable: Awaitable[T],
+        what: str,
+        limit: float | None = None,
+        used: float = 0.0,
+        at_limit: Ending | None = None,
     ) -> T:
         """Wait for *awaitable*, which brings the trial to *what*, for at most *limit* seconds.
 
-        *used* is how much of the limit has passed already.
+        *used* is how much of the limit has passed already. The trial then ends with *at_limit*, or
+        with an ending that says what was waited for.
 
         Raises:
             Over: the guest ended, or the limit passed.
@@ -94,11 +100,16 @@ class Watch:
         finally:
             wanted.cancel()
             await asyncio.wait([wanted])
-        self._ending = Ending(
+        self._ending = at_limit or Ending(
             False,
             f"the guest did not get to {what} within {limit:.0f} s; {self._last_lines()}",
             f"{_READ_ON}; a slow machine needs a longer --timeout",
         )
+        raise Over
+
+    def end(self, ending: Ending) -> NoReturn:
+        """End the trial: nothing more is to be seen in the guest."""
+        self._ending = ending
         raise Over
 
     async def blame(self, error: BaseException | None) -> NoReturn:
@@ -135,8 +146,8 @@ class Watch:
 
     def ending(self) -> Ending:
         """How the guest ended; call it after :class:`Over`."""
-        if self.death:
-            return Ending(False, f"the guest's kernel died: {self.death}", _READ_ON)
+        if self.trouble:
+            return Ending(False, self.trouble, _READ_ON)
         if self._ending is not None:
             return self._ending
         said = self._monitor.shutdown.result()

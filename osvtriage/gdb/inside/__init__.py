@@ -3,3 +3,8 @@
 # What the lines begin with that the modules here print for osvtriage on gdb's console stream.
 EVENT_PREFIX = "osvtriage-event "
 FAILURE_PREFIX = "osvtriage-failure "
+PINPOINT_PREFIX = "osvtriage-pinpoint "
+
+# Why the guest stays stopped after an event: to be stepped through a span, or for good.
+STEP = "step"
+FATAL = "fatal"

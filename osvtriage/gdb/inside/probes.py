@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import gdb
 
 from osvtriage.arch import ARCHES, Arch
-from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX
-from osvtriage.model.event import Event, Frame, Side, ThreadKey
-from osvtriage.model.plan import Field, GdbPlan, ProbePlan
-from osvtriage.unwind import backchain
+from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, STEP
+from osvtriage.gdb.inside.guest import Guest
+from osvtriage.gdb.inside.pinpoint import Pinpoint
+from osvtriage.gdb.inside.stacks import PaintedStack
+from osvtriage.model.event import Event, Side, StackUse, ThreadKey
+from osvtriage.model.plan import GdbPlan, ProbePlan
 
 
 class _Stop(gdb.Breakpoint):  # type: ignore[misc]
@@ -31,15 +35,27 @@ class _Stop(gdb.Breakpoint):  # type: ignore[misc]
         self.address = address
 
     def stop(self) -> bool:
-        """Take the event; True (which stops the guest) only when osvtriage itself fails."""
+        """Take the event; True (which stops the guest) where the trial has to do something."""
         try:
-            self.owner.passed(self.side, self.address)
+            return self.owner.passed(self.side, self.address)
         except Exception:
             # An exception here would be printed by gdb and the breakpoint treated as hit: say it in
             # a form that the trial reads, and stop.
             gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
             return True
-        return False
+
+
+# The address of a thread, its key and its name.
+_Who = tuple[int | None, ThreadKey, str | None]
+
+
+@dataclass(slots=True)
+class _Passage:
+    """A thread between the entry and the exit of a probe."""
+
+    entry: Event
+    sp: int
+    stack: PaintedStack | None
 
 
 class Probe:
@@ -49,14 +65,14 @@ class Probe:
         self.plan = plan
         self.session = session
         self.hits = 0
-        self.open_threads: set[ThreadKey] = set()
+        self.inside: dict[ThreadKey, _Passage] = {}
         # Passages for which the entries stay armed: of any thread, and of one thread each.
         self.left = plan.limit if plan.arm_after is None else plan.arm_first
         self.left_of: dict[ThreadKey, int] = {}
         # Whether the entries were ever disarmed: then there may have been more passages than hits.
         self.was_disarmed = False
         self.entries = [_Stop(self, "entry", address) for address in plan.entries]
-        self.exits = [_Stop(self, "exit", address) for address in plan.exits]
+        self.exits = {address: _Stop(self, "exit", address) for address in plan.exits}
 
     def arm_for(self, thread: ThreadKey) -> None:
         """Let the entries stop the guest until *thread* has passed as often as the plan says."""
@@ -79,26 +95,98 @@ class Probe:
             self.left -= 1
         self.settle()
 
-    def passed(self, side: Side, address: int) -> None:
-        """One stop: capture, send, and see to what is armed next."""
-        event = self.session.capture(self.plan, side, address)
+    def passed(self, side: Side, address: int) -> bool:
+        """One stop: capture, send, and see to what is armed next.
+
+        A thread that an interrupt takes away from the instruction that it stopped at comes to it,
+        and to the breakpoint, a second time: that is no second passage.
+
+        Returns:
+            Whether the guest has to stay stopped.
+        """
+        guest = self.session.guest()
+        current = guest.current()
+        who = (current, *guest.identity(current))
+        passage = self.inside.get(who[1])
         if side == "entry":
-            self._count(event.thread)
-            if self.exits:
-                self.open_threads.add(event.thread)
-                _enable(self.exits, True)
+            if passage is not None and self._is_again(guest, passage):
+                return False
+            event = self._enter(guest, address, who)
+        elif passage is not None:
+            event = self._leave(guest, address, who, passage)
         else:
-            self.open_threads.discard(event.thread)
-            # Exits stay armed only while a thread is inside: the same address may be a hot one.
-            if not self.open_threads:
-                _enable(self.exits, False)
-        record = event.to_json() | {"hits": self.hits, "disarmed": self.was_disarmed}
+            return False
+        step = side == "entry" and self._has_exits and self.session.steps_from(self, event)
+        record = event.to_json() | {
+            "hits": self.hits,
+            "disarmed": self.was_disarmed,
+            "stays": STEP if step else FATAL if self.plan.fatal else None,
+        }
         gdb.write(EVENT_PREFIX + json.dumps(record, separators=(",", ":")) + "\n")
-        if side == "exit" or not self.exits:
+        if side == "exit" or not self._has_exits:
             self.session.arm_followers(self.plan.name, event.thread)
+        return step or self.plan.fatal
+
+    @property
+    def _has_exits(self) -> bool:
+        return bool(self.exits) or self.plan.exits_at_return
+
+    def _is_again(self, guest: Guest, passage: _Passage) -> bool:
+        """Whether the passage is still at its entry: what was called has not returned, yet the
+        stack pointer is the same."""
+        is_call = self.plan.callee is not None or self.plan.exits_at_return
+        return is_call and passage.sp == guest.integer(guest.arch.stack_pointer)
+
+    def _enter(self, guest: Guest, address: int, who: _Who) -> Event:
+        self._count(who[1])
+        back = guest.return_address() if self.plan.exits_at_return else None
+        if back is not None and back not in self.exits:
+            self.exits[back] = _Stop(self, "exit", back)
+        stack = PaintedStack(guest, self.plan.stack, who[0]) if self.plan.stack else None
+        wanted = self.plan.threads == "always"
+        event = self._event(guest, "entry", address, who, stack.use if stack else None, wanted)
+        if self.exits:
+            self.inside[who[1]] = _Passage(event, guest.integer(guest.arch.stack_pointer), stack)
+            _enable(self.exits.values(), True)
+        return event
+
+    def _leave(self, guest: Guest, address: int, who: _Who, passage: _Passage) -> Event:
+        del self.inside[who[1]]
+        # Exits stay armed only while a thread is inside: the same address may be a hot one.
+        if not self.inside:
+            _enable(self.exits.values(), False)
+        use = passage.stack.measure() if passage.stack else None
+        changed = passage.entry.registers != guest.registers(self.plan.registers)
+        wanted = self.plan.threads == "differs" and changed
+        return self._event(guest, "exit", address, who, use, wanted)
+
+    def _event(
+        self,
+        guest: Guest,
+        side: Side,
+        address: int,
+        who: _Who,
+        stack: StackUse | None,
+        threads: bool,
+    ) -> Event:
+        current, thread, comm = who
+        return Event(
+            number=self.session.number(),
+            probe=self.plan.name,
+            side=side,
+            address=f"{address:016x}",
+            cpu=guest.cpu,
+            thread=thread,
+            comm=comm,
+            registers=guest.registers(self.plan.registers),
+            fields={name: guest.field(current, field) for name, field in self.plan.fields.items()},
+            backtrace=tuple(guest.backtrace(self.plan.at_function_entry and side == "entry")),
+            stack=stack,
+            threads=tuple(guest.threads()) if threads else (),
+        )
 
 
-def _enable(stops: list[_Stop], enabled: bool) -> None:
+def _enable(stops: Iterable[_Stop], enabled: bool) -> None:
     for stop in stops:
         if stop.enabled != enabled:
             stop.enabled = enabled
@@ -112,6 +200,16 @@ class Session:
         self.arch: Arch = ARCHES[plan.arch]
         self.events = 0
         self.probes = {probe.name: Probe(probe, self) for probe in plan.probes}
+        self.pinpoint = Pinpoint(plan.pinpoint, self.guest) if plan.pinpoint else None
+
+    def guest(self) -> Guest:
+        """The guest as it is stopped now."""
+        return Guest(self.plan, self.arch)
+
+    def number(self) -> int:
+        """The number of the next event."""
+        self.events += 1
+        return self.events
 
     def arm(self) -> None:
         """Arm every probe that does not wait for another before its first passage."""
@@ -124,93 +222,24 @@ class Session:
             if probe.plan.arm_after == passed:
                 probe.arm_for(thread)
 
-    def capture(self, plan: ProbePlan, side: Side, address: int) -> Event:
-        """Read what *plan* asks for at this stop."""
-        self.events += 1
-        current = self._current()
-        task = {name: self._field(current, field) for name, field in self.plan.task_fields.items()}
-        comm = task.get("comm")
-        pid, start = task.get("pid"), task.get("start_time")
-        fields = {name: self._field(current, field) for name, field in plan.fields.items()}
-        return Event(
-            number=self.events,
-            probe=plan.name,
-            side=side,
-            address=f"{address:016x}",
-            cpu=int(gdb.selected_thread().ptid[1]) - 1,
-            thread=ThreadKey(
-                None if current is None else f"{current:016x}",
-                None if pid is None else _signed32(pid),
-                None if start is None else int(start, 16),
-            ),
-            comm=None if comm is None else _text(comm),
-            registers={name: self._register(name) for name in plan.registers},
-            fields=fields,
-            backtrace=tuple(self._backtrace(plan.at_function_entry and side == "entry")),
-        )
-
-    def _register(self, name: str) -> str | None:
-        word = self.arch.words[name]
-        try:
-            value = gdb.selected_frame().read_register(word.gdb_name)
-            if word.elements is None:
-                return f"{int(value) & ((1 << word.bits) - 1):0{word.bits // 4}x}"
-            parts = value[word.elements]
-            low, high = parts.type.range()
-            words = [int(parts[index]) & 0xFFFFFFFF for index in range(low, high + 1)]
-        except (gdb.error, ValueError):
-            return None
-        return "".join(f"{part:08x}" for part in reversed(words))
-
-    def _integer(self, name: str) -> int:
-        value = self._register(name)
-        if value is None:
-            raise gdb.error(f"register {name} cannot be read")
-        return int(value, 16)
-
-    def _current(self) -> int | None:
-        raw = read(self._integer(self.plan.current_base) + self.plan.current_offset, 8)
-        return None if raw is None else int.from_bytes(raw, self.arch.byte_order)
-
-    def _field(self, base: int | None, field: Field) -> str | None:
-        for offset in field.path[:-1]:
-            raw = None if base is None else read(base + offset, 8)
-            base = None if raw is None else int.from_bytes(raw, self.arch.byte_order)
-        raw = None if base is None else read(base + field.path[-1], field.size)
-        if raw is None:
-            return None
-        return f"{int.from_bytes(raw, self.arch.byte_order):0{2 * field.size}x}"
-
-    def _backtrace(self, at_function_entry: bool) -> list[Frame]:
-        link = self.arch.link_register
-        return backchain.walk(
-            self.arch,
-            read,
-            self._integer(self.arch.pc),
-            self._integer(self.arch.stack_pointer),
-            self._integer(link) if link and at_function_entry else None,
-        )
+    def steps_from(self, probe: Probe, entry: Event) -> bool:
+        """Whether the guest has to stay stopped to be stepped through the span that begins."""
+        return self.pinpoint is not None and self.pinpoint.begins(probe, entry)
 
 
-def read(address: int, size: int) -> bytes | None:
-    """*size* bytes of guest memory at virtual *address*; ``None`` where nothing is mapped."""
-    try:
-        return gdb.selected_inferior().read_memory(address, size).tobytes()  # type: ignore[no-any-return]
-    except (gdb.MemoryError, OverflowError):
-        return None
-
-
-def _signed32(text: str) -> int:
-    value = int(text, 16)
-    return value - (1 << 32) if value >> 31 else value
-
-
-def _text(little_endian: str) -> str:
-    raw = bytes.fromhex(little_endian)[::-1]
-    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+_session: Session | None = None
 
 
 def arm(path: str) -> None:
     """Make the probes of the plan in the file *path*, and arm those that wait for no other."""
+    global _session
     with open(path, encoding="utf-8") as file:
-        Session(GdbPlan.from_json(file.read())).arm()
+        _session = Session(GdbPlan.from_json(file.read()))
+    _session.arm()
+
+
+def step() -> None:
+    """Step the guest through the span at whose entry it is stopped, to find the clobber."""
+    assert _session is not None
+    assert _session.pinpoint is not None
+    _session.pinpoint.step()

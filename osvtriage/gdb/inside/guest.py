@@ -1,0 +1,158 @@
+"""The stopped guest: its memory, its registers, its current thread."""
+
+from __future__ import annotations
+
+import gdb
+
+from osvtriage.arch import Arch
+from osvtriage.model.event import Frame, GuestThread, ThreadKey
+from osvtriage.model.plan import Field, GdbPlan
+from osvtriage.systems import osv
+from osvtriage.unwind import backchain, framepointer
+
+
+def read(address: int, size: int) -> bytes | None:
+    """*size* bytes of guest memory at virtual *address*; ``None`` where nothing is mapped."""
+    try:
+        return gdb.selected_inferior().read_memory(address, size).tobytes()  # type: ignore[no-any-return]
+    except (gdb.MemoryError, OverflowError):
+        return None
+
+
+def write(address: int, content: bytes) -> None:
+    """Put *content* into guest memory at virtual *address*."""
+    gdb.selected_inferior().write_memory(address, content)
+
+
+class Guest:
+    """The guest at one stop. What is asked of QEMU's monitor is asked once."""
+
+    def __init__(self, plan: GdbPlan, arch: Arch) -> None:
+        self.plan = plan
+        self.arch = arch
+        self.cpu = int(gdb.selected_thread().ptid[1]) - 1
+        self._cpus: dict[int, dict[str, str]] | None = None
+
+    @property
+    def cpus(self) -> dict[int, dict[str, str]]:
+        """What QEMU's monitor says of every vCPU's registers."""
+        if self._cpus is None:
+            assert self.arch.monitor_registers is not None
+            text = gdb.execute("monitor info registers -a", to_string=True)
+            self._cpus = self.arch.monitor_registers(text)
+        return self._cpus
+
+    def register(self, name: str) -> str | None:
+        """The register's digits, at full width; ``None`` where it cannot be read.
+
+        Where QEMU was asked as well, and says something else than its gdb stub, neither is told.
+        """
+        word = self.arch.words[name]
+        if word.monitor:
+            return self.cpus.get(self.cpu, {}).get(name)
+        try:
+            value = gdb.selected_frame().read_register(word.gdb_name)
+            if word.elements is None:
+                digits = f"{int(value) & ((1 << word.bits) - 1):0{word.bits // 4}x}"
+            else:
+                parts = value[word.elements]
+                low, high = parts.type.range()
+                words = [int(parts[index]) & 0xFFFFFFFF for index in range(low, high + 1)]
+                digits = "".join(f"{part:08x}" for part in reversed(words))
+        except (gdb.error, ValueError):
+            return None
+        if self._cpus is not None:
+            other = self._cpus.get(self.cpu, {}).get(name, digits)
+            if int(other, 16) != int(digits, 16):
+                return None
+        return digits
+
+    def registers(self, names: tuple[str, ...]) -> dict[str, str | None]:
+        """Several registers, by their names."""
+        if any(self.arch.words[name].monitor for name in names):
+            # First, so that what both have is compared.
+            _ = self.cpus
+        return {name: self.register(name) for name in names}
+
+    def integer(self, name: str) -> int:
+        """A register as a number.
+
+        Raises:
+            gdb.error: it cannot be read.
+        """
+        value = self.register(name)
+        if value is None:
+            raise gdb.error(f"register {name} cannot be read")
+        return int(value, 16)
+
+    def return_address(self) -> int | None:
+        """Where the function that was just entered will return to."""
+        if self.arch.link_register is not None:
+            return self.integer(self.arch.link_register)
+        return self.word(self.integer(self.arch.stack_pointer))
+
+    def word(self, address: int) -> int | None:
+        """The doubleword at *address*."""
+        raw = read(address, 8)
+        return None if raw is None else int.from_bytes(raw, self.arch.byte_order)
+
+    def current(self) -> int | None:
+        """The address that stands for the current thread."""
+        base = self.integer(self.plan.thread.base)
+        if self.plan.thread.offset is None:
+            return base
+        return self.word(base + self.plan.thread.offset)
+
+    def field(self, base: int | None, field: Field) -> str | None:
+        """The digits of a field of the thread at *base*."""
+        for offset in field.path[:-1]:
+            base = None if base is None else self.word(base + offset)
+        raw = None if base is None else read(base + field.path[-1], field.size)
+        if raw is None:
+            return None
+        return f"{int.from_bytes(raw, self.arch.byte_order):0{2 * field.size}x}"
+
+    def identity(self, current: int | None) -> tuple[ThreadKey, str | None]:
+        """The key of the thread at *current*, and its name."""
+        known = {
+            name: self.field(current, field) for name, field in self.plan.thread.fields.items()
+        }
+        pid, start, comm = known.get("pid"), known.get("start_time"), known.get("comm")
+        key = ThreadKey(
+            None if current is None else f"{current:016x}",
+            None if pid is None else _signed32(pid),
+            None if start is None else int(start, 16),
+        )
+        return key, None if comm is None else _text(comm)
+
+    def backtrace(self, at_entry: bool) -> list[Frame]:
+        """The frames from here outward; ``at_entry``: at a function's first instruction."""
+        arch = self.arch
+        pc, sp = self.integer(arch.pc), self.integer(arch.stack_pointer)
+        if self.plan.unwind is not None and arch.frame_pointer is not None:
+            fp = self.integer(arch.frame_pointer)
+            start = framepointer.Registers(pc, sp, fp, at_entry)
+            return framepointer.walk(arch, read, start, self.plan.unwind)
+        link = arch.link_register
+        return backchain.walk(arch, read, pc, sp, self.integer(link) if link and at_entry else None)
+
+    def threads(self) -> list[GuestThread]:
+        """All threads of the guest; none where it is not known how to list them."""
+        listed, unwind = self.plan.threads, self.plan.unwind
+        if listed is None or unwind is None:
+            return []
+
+        def backtrace(pc: int, sp: int, fp: int) -> list[Frame]:
+            return framepointer.walk(self.arch, read, framepointer.Registers(pc, sp, fp), unwind)
+
+        return osv.threads(read, listed, self.cpus, backtrace)
+
+
+def _signed32(text: str) -> int:
+    value = int(text, 16)
+    return value - (1 << 32) if value >> 31 else value
+
+
+def _text(little_endian: str) -> str:
+    raw = bytes.fromhex(little_endian)[::-1]
+    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
