@@ -17,12 +17,14 @@ class Word:
     ``elements`` is the union member that gives integers gdb's Python can convert (gdb 13 cannot
     ``int()`` a uint128); ``None`` where the register is an integer itself. ``monitor``: QEMU's gdb
     stub does not have it, or not truly, and it is read from the monitor's ``info registers``.
+    ``optional``: not every processor of the kind has it.
     """
 
     bits: int
     gdb_name: str
     elements: str | None = None
     monitor: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

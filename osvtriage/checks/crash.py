@@ -104,7 +104,11 @@ class Crash:
         for item in found:
             if item.after in there:
                 writer = item.writer
+                by = f" by thread {writer.thread.pid} ({writer.comm})" if writer else ""
+                whose = f"thread {item.victim.thread.pid} ({item.victim.comm})"
                 return {
+                    "cause": f"{item.before} at {item.address:016x}, in the saved registers of "
+                    f"{whose}, was overwritten{by} with {item.after}",
                     "overwritten": {
                         "address": f"{item.address:016x}",
                         "before": item.before,
@@ -112,12 +116,12 @@ class Crash:
                         "of": {"pid": item.victim.thread.pid, "comm": item.victim.comm},
                         "by": writer and {"pid": writer.thread.pid, "comm": writer.comm},
                         "events": [item.victim.number, item.seen.number],
-                    }
+                    },
                 }
         if int(fault.address, 16) < _FIRST_PAGE and int(fault.address, 16):
             return {
-                "looks like": "a return through an overwritten stack: the program counter is "
-                f"{int(fault.address, 16):#x}; no overflow was seen"
+                "cause": "it looks like a return through an overwritten stack, for the program "
+                f"counter is {int(fault.address, 16):#x}; no overflow was seen"
             }
         return {}
 

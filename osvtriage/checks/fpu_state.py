@@ -19,7 +19,7 @@ GROUP = "fpu"
 
 PRESERVED = "preserved"
 STICKY = "only sticky flags changed"
-TAGS = "only tags changed"
+TAGS = "tags changed, no value did"
 CONTROL = "control or status bits changed"
 CLOBBERED = "clobbered"
 FOREIGN = "another thread's state"
@@ -65,12 +65,14 @@ class FpuPreserved:
         self, arch: Arch, names: Sequence[str], span: Span, events: Sequence[Event]
     ) -> tuple[str, Event | None]:
         before, after = span.entry.registers, span.exit.registers
-        # A register that the guest has not, it has at neither side.
-        if any((before.get(name) is None) != (after.get(name) is None) for name in names):
-            return UNREADABLE, None
+        for name in names:
+            absent = (before.get(name) is None, after.get(name) is None)
+            # What a processor has not, it has at neither side.
+            if any(absent) and not (all(absent) and arch.words[name].optional):
+                return UNREADABLE, None
         changed = _changed(arch, span)
         if not changed:
-            return (PRESERVED if any(before.get(name) for name in names) else UNREADABLE), None
+            return PRESERVED, None
         if owner := _owner(arch, names, span, events):
             return FOREIGN, owner
         kinds = {_kind_of_change(arch, name, *values) for name, values in changed.items()}
@@ -122,7 +124,7 @@ class FpuPreserved:
         return {
             CLOBBERED: f"{what} changed in {self.probe}",
             CONTROL: f"control or status bits of {what} changed in {self.probe}",
-            TAGS: f"only tags ({what}) changed in {self.probe}",
+            TAGS: f"tags ({what}) changed in {self.probe}, no value did",
             STICKY: f"only sticky flags (of {what}) changed in {self.probe}",
         }[kind]
 

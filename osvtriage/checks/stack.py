@@ -91,7 +91,8 @@ class StackBounds:
             self._finding(list(items))
             for _, items in groupby(found, key=lambda item: item.victim.number)
         )
-        return CheckResult("stack-bounds", len(examined), findings, classes, measures)
+        measured = len(examined) - classes[NOT_MEASURED]
+        return CheckResult("stack-bounds", measured, findings, classes, measures)
 
     def _finding(self, found: Sequence[Overwrite]) -> Finding:
         first = found[0]

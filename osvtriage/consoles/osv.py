@@ -15,6 +15,8 @@ _DEATHS = (
     re.compile(r"(?P<what>DUMMY_HANDLER for \w+ aborting)"),
     re.compile(r"^(?P<what>Aborted)$"),
 )
+# libc/signal.cc, kill().
+_KILLED = re.compile(r"(?P<what>Uncaught signal \d+ .*)\. Powering off\.$")
 # loader.cc: what launch_error says, then the end.
 _REFUSAL = re.compile(r"(?P<what>\S.*)\. Powering off\.$")
 
@@ -24,6 +26,8 @@ def trouble(line: str) -> str | None:
     for pattern in _DEATHS:
         if match := pattern.search(line):
             return f"the guest's kernel died: {match['what'].strip()}"
+    if match := _KILLED.search(line):
+        return f"OSv's application died: {match['what']}"
     if match := _REFUSAL.search(line):
         return f"OSv could not start its application: {match['what']}"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from osvtriage.recipe.recipe import Probe, Recipe
+from osvtriage.recipe.recipe import Matrix, Probe, Recipe
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> str:
@@ -35,6 +35,7 @@ def recipe_text(recipe: Recipe) -> str:
     payload = recipe.workload.payload or "none of ours"
     lines += [f"workload {payload}, at most {recipe.workload.limit:g} s", "", "probes"]
     lines += [f"  {probe.name:<16} {_where(probe)}" for probe in recipe.probe]
+    lines += _matrix(recipe.matrix)
     lines += ["", "checks"]
     for check in recipe.check:
         parameters = ", ".join(f"{name} {value}" for name, value in check.parameters.items())
@@ -44,6 +45,14 @@ def recipe_text(recipe: Recipe) -> str:
     if recipe.references:
         lines += ["", "references", *(f"  {reference}" for reference in recipe.references)]
     return "\n".join(lines)
+
+
+def _matrix(matrix: Matrix) -> list[str]:
+    if matrix == Matrix():
+        return []
+    words = [" ".join(words) or "none" for words in matrix.arguments]
+    vcpus = ", ".join(str(number) for number in matrix.smp)
+    return ["", f"found fastest with {vcpus} vCPUs; arguments: {' or '.join(words)}"]
 
 
 def _where(probe: Probe) -> str:

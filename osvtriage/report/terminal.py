@@ -54,12 +54,12 @@ def print_record(record: RunRecord, directory: Path) -> None:
 
 def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     """The lines of :func:`print_record`."""
-    # A record that somebody sent is as hostile as a guest: all that is in it is escaped.
+    # A record that somebody sent is as hostile as a guest: all that is in it is escaped. Only an
+    # error has more than one line: it can show a listing, or what a compiler said.
+    reason = (printable if record.verdict is Verdict.ERROR else one_line)(record.reason)
     record = RunRecord.model_validate(_escaped(record.model_dump(by_alias=True)))
     yield _headline(record)
-    # An error can show a listing or what a compiler said.
-    escaped = printable if record.verdict is Verdict.ERROR else one_line
-    yield Text(escaped(record.reason))
+    yield Text(reason)
     if record.hint:
         yield Text(f"  {one_line(record.hint)}")
     for patch in record.patches:
@@ -81,7 +81,7 @@ def _escaped(value: Any) -> Any:
         return {_escaped(key): _escaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_escaped(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _headline(record: RunRecord) -> Text:
@@ -178,19 +178,10 @@ def _crash(evidence: Mapping[str, Any]) -> Iterator[Text]:
     if exception := evidence.get("exception"):
         address = evidence.get("fault address")
         yield Text(f"  fault     {exception}{f', at address {address}' if address else ''}")
-    if overwritten := evidence.get("overwritten"):
-        by = overwritten.get("by")
-        writer = f" by thread {by['pid']} ({by['comm']})" if by else ""
-        of = overwritten["of"]
-        yield Text("  cause     ").append(
-            f"{overwritten['before']} at {overwritten['address']}, in the saved registers of "
-            f"thread {of['pid']} ({of['comm']}), was overwritten{writer} with "
-            f"{overwritten['after']}",
-            "bold red",
-        )
-    if looks_like := evidence.get("looks like"):
-        yield Text(f"  looks like {looks_like}")
-    registers = evidence.get("registers", {})
+    if cause := evidence.get("cause"):
+        yield Text("  cause     ").append(str(cause), "bold red")
+    registers = evidence.get("registers")
+    registers = registers if isinstance(registers, Mapping) else {}
     names = list(registers)
     for start in range(0, len(names), 4):
         row = "  ".join(f"{name:>10} {registers[name]}" for name in names[start : start + 4])
@@ -212,12 +203,12 @@ def _threads(threads: Sequence[ThreadRecord]) -> Iterator[Text]:
 
 def _pinpoint(found: PinpointRecord) -> Iterator[Text]:
     yield Text()
-    if found.instruction is None or not found.backtrace:
+    if not found.backtrace:
         yield Text(f"pinpoint {found.register_}: {found.note}", "bold yellow")
         return
     first = found.backtrace[0]
     yield Text("pinpoint ").append(
-        f"{found.register_} is changed by `{found.instruction}` at "
+        f"{found.register_} is changed by `{found.instruction or '?'}` at "
         f"{first.function}+0x{first.offset or 0:x}",
         "bold",
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+
+# What follows the parameters of a member function.
+_QUALIFIERS = re.compile(r"( const| volatile| &&?)+$")
 
 
 @lru_cache(maxsize=4096)
@@ -22,12 +26,14 @@ def demangled(symbol: str) -> str:
         whole = cxxfilt.demangle(mangled)
     except cxxfilt.Error:
         return symbol
-    return _without_result(_without_parameters(whole)) + dot + suffix
+    name = _without_parameters(whole)
+    # Only functions have parameters, and with them a result.
+    return (name if name == whole else _without_result(name)) + dot + suffix
 
 
 def _without_parameters(name: str) -> str:
     """*name* up to the parenthesis that opens its last top-level list, if it ends with one."""
-    body = name.removesuffix(" const")
+    body = _QUALIFIERS.sub("", name)
     if not body.endswith(")"):
         return name
     depth = 0

@@ -7,7 +7,9 @@ result.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _AGGREGATES = ("DW_TAG_structure_type", "DW_TAG_class_type")
 _SCOPES = (*_AGGREGATES, "DW_TAG_namespace")
+# What damaged debug information makes the parsing raise, beside pyelftools' own errors.
+_DAMAGED = (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 
 class Types:
@@ -35,7 +39,8 @@ class Types:
         self.path = path
         self._file = path.open("rb")
         try:
-            self._unit = _unit(path, ELFFile(self._file), address)
+            with _reading(path):
+                self._unit = _unit(path, ELFFile(self._file), address)
         except BaseException:
             self._file.close()
             raise
@@ -52,19 +57,21 @@ class Types:
         Args:
             name: with its namespaces and outer classes, such as ``sched::thread::attr``.
         """
-        return {
-            _name(child): child.attributes["DW_AT_data_member_location"].value
-            for child in self._find(name, _AGGREGATES).iter_children()
-            if child.tag == "DW_TAG_member" and "DW_AT_data_member_location" in child.attributes
-        }
+        with _reading(self.path):
+            return {
+                _name(child): child.attributes["DW_AT_data_member_location"].value
+                for child in self._find(name, _AGGREGATES).iter_children()
+                if child.tag == "DW_TAG_member" and "DW_AT_data_member_location" in child.attributes
+            }
 
     def enumerators(self, name: str) -> dict[int, str]:
         """The names of an enumeration's values."""
-        return {
-            child.attributes["DW_AT_const_value"].value: _name(child)
-            for child in self._find(name, ("DW_TAG_enumeration_type",)).iter_children()
-            if child.tag == "DW_TAG_enumerator"
-        }
+        with _reading(self.path):
+            return {
+                child.attributes["DW_AT_const_value"].value: _name(child)
+                for child in self._find(name, ("DW_TAG_enumeration_type",)).iter_children()
+                if child.tag == "DW_TAG_enumerator"
+            }
 
     def _find(self, name: str, tags: Sequence[str]) -> DIE:
         scopes = [self._unit.get_top_DIE()]
@@ -76,6 +83,17 @@ class Types:
                 if "DW_AT_declaration" not in found.attributes:
                     return found
         raise SymbolError(f"{self.path} has no debug information on {name}")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Debug information that is damaged, or of a kind that pyelftools does not know, is missing."""
+    from elftools.common.exceptions import DWARFError, ELFError
+
+    try:
+        yield
+    except (ELFError, DWARFError, struct.error, *_DAMAGED) as error:
+        raise SymbolError(f"{path}: its debug information cannot be read: {error!r}") from error
 
 
 def _unit(path: Path, elf: Any, address: int) -> CompileUnit:

@@ -11,9 +11,12 @@ from osvtriage.model.event import Frame, GuestThread
 from osvtriage.model.plan import ThreadListPlan
 from osvtriage.systems.base import System
 
+# What recipes call the stack of a thread's first system call.
+SYSCALL_STACK = "syscall_stack"
+
 # premain() is the first C++ function after the switch to 64-bit mode, loader.cc: all of the kernel
 # is in place then, and none of its threads is.
-OSV = System(name="osv", title="OSv", arm_at="premain")
+OSV = System(name="osv", title="OSv", arm_at="premain", stacks=(SYSCALL_STACK,))
 
 # Every thread has a thread control block, arch/x64/arch-tls.hh.
 THREAD_REGISTER = "fs_base"
@@ -29,7 +32,6 @@ THREAD_CODE = "thread_main_c"
 SYSCALL_ENTRY = "syscall_entry"
 FIRST_CALLS = ("setup_large_syscall_stack", "free_tiny_syscall_stack")
 SETUP_TCB = "_ZN5sched6thread9setup_tcbEv"
-SYSCALL_STACK = "syscall_stack"
 # SYSCALL_STACK_RESERVED_SPACE_SIZE is 16: what says which stack it is, and padding.
 MOST_RESERVED = 64
 # Since 38c4b7b31899 the kernel keeps a canary in the lowest 8 bytes, and dies if it is overwritten.
@@ -87,7 +89,11 @@ def threads(
     Returns:
         Fewer than there are where the map is damaged.
     """
-    running = {int(words["fs_base"], 16): number for number, words in cpus.items()}
+    running = {
+        int(words["fs_base"], 16): number
+        for number, words in cpus.items()
+        if {"fs_base", "pc", "rsp", "rbp"} <= words.keys()
+    }
     found = []
     for thread in _addresses(read, plan):
         thread_at = _Words(read, thread, plan.offsets)

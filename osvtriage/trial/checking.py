@@ -11,6 +11,7 @@ from osvtriage.arch import ARCHES, Arch
 from osvtriage.model.event import Event
 from osvtriage.model.finding import CheckResult
 from osvtriage.recipe.recipe import Recipe
+from osvtriage.systems import SYSTEMS
 
 
 class BadCheck(Exception):
@@ -40,6 +41,10 @@ def build(recipe: Recipe) -> list[checks.Check]:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 message = f"{recipe.arch} has no register {register!r}{hint}"
                 raise BadCheck(message, ("probe", number, "registers", place))
+        stacks = SYSTEMS[recipe.system].stacks
+        if probe.stack is not None and probe.stack not in stacks:
+            message = f"{recipe.system} has no stack {probe.stack!r}{_near(probe.stack, stacks)}"
+            raise BadCheck(message, ("probe", number, "stack"))
     return [_build(recipe, index) for index in range(len(recipe.check))]
 
 
@@ -101,4 +106,4 @@ def _can_see(recipe: Recipe, index: int, check: checks.Check) -> None:
 def _near(word: str, known: Iterable[str]) -> str:
     names = list(known)
     near = get_close_matches(word, names, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names) or 'none'}"

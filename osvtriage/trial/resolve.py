@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from osvtriage.model.errors import SymbolError, UsageError
 from osvtriage.model.plan import GdbPlan, ProbePlan
-from osvtriage.recipe.recipe import Probe, Recipe
+from osvtriage.recipe.recipe import Call, Probe, Recipe
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Layout, Sample
@@ -120,15 +120,12 @@ def _probe(
         symbol = elf.symbol(probe.call.to)
         place = _Place((symbol.entry,), (), at_return=True)
         notes[probe.name] = (
-            f"no call of {probe.call.to} inside {', '.join(probe.call.inside)} in this build: "
-            "watched from the function's entry to its return"
+            f"{_no_call(probe.call)} in this build: watched from the function's entry to its return"
         )
     if place is None:
         if probe.optional:
             return None
         raise _not_found(probe, elf)
-    if probe.stack is not None and probe.stack not in layout.stacks and not layout.missing:
-        _known(f"probe {probe.name!r}", "stack", [probe.stack], layout.stacks)
     symbol_name = probe.call.to if probe.call else probe.function or ""
     return ProbePlan(
         name=probe.name,
@@ -190,19 +187,22 @@ def _at_function(probe: Probe, elf: ElfImage, calls: dict[str, list[int]]) -> _P
 
 def _not_found(probe: Probe, elf: ElfImage) -> SymbolError:
     symbol = probe.call.to if probe.call else probe.function or ""
-    searched = f"no function {symbol}"
-    if probe.call is not None:
-        searched = f"no call of {symbol}"
-        if probe.call.inside:
-            searched += f" inside {', '.join(probe.call.inside)}"
-        if probe.call.not_in:
-            searched += f" outside {', '.join(probe.call.not_in)}"
+    searched = f"no function {symbol}" if probe.call is None else _no_call(probe.call)
     named = elf.functions(symbol)
     code = f"; the code of {symbol}:\n{_listing(elf, symbol)}" if named else ""
     return SymbolError(
         f"probe {probe.name!r}: {elf.path} has {searched}{code}",
         "is this the kernel the recipe is for, and is it unstripped?",
     )
+
+
+def _no_call(call: Call) -> str:
+    searched = f"no call of {call.to}"
+    if call.inside:
+        searched += f" inside {', '.join(call.inside)}"
+    if call.not_in:
+        searched += f" outside {', '.join(call.not_in)}"
+    return searched
 
 
 def _after(elf: ElfImage, site: int, size: int | None) -> int:

@@ -275,10 +275,10 @@ class Trial:
         """Wait until gdb stops the guest, at most as long as the workload may run."""
         workload = self.request.recipe.workload
         limit, used = self._limit(workload.limit, begun)
-        duration = self.request.duration or workload.duration
+        duration, elapsed = self.request.duration or workload.duration, time.monotonic() - begun
         at_limit = None
-        if duration is not None and duration + used <= limit + (time.monotonic() - begun):
-            limit, used = duration, time.monotonic() - begun
+        if duration is not None and duration - elapsed <= limit - used:
+            limit, used = duration, elapsed
             sentence = f"the guest still ran after {duration:g} s, and was ended"
             at_limit = Ending(True, sentence, endless=True)
         self._stop = await self._watch.until(

@@ -53,7 +53,7 @@ def walk(
         if start.pc in (site.call, site.back) and (called := _called(arch, read, start.sp, site)):
             frames.append(called)
     slot = start.sp if start.at_entry else _unframed(arch, read, start.pc, start.sp)
-    if slot is not None and (back := _word(arch, read, slot)) is not None:
+    if slot is not None and (back := _word(arch, read, slot)):
         frames.append(Frame(f"{back:016x}", kind="return"))
         fp = _cross(arch, read, plan, frames, back, slot, fp)
     seen = set()
@@ -98,7 +98,7 @@ def _before(
     pc, sp = int(registers["rip"], 16), int(registers[arch.stack_pointer], 16)
     slot = _unframed(arch, read, pc, sp)
     back = None if slot is None else _word(arch, read, slot)
-    if back is not None:
+    if back:
         frames.append(Frame(f"{back:016x}", kind="return"))
     return int(registers.get(arch.frame_pointer or "", f"{fp:x}"), 16)
 

@@ -68,7 +68,7 @@ def test_a_kernel_file_that_is_cut_short(
         rf"the file has {KERNEL_CUT_AT}",
         result.reason,
     )
-    assert "copy the kernel again" in result.record["hint"]
+    assert "copy the file again" in result.record["hint"]
     places.assert_clean()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from osvtriage.model.event import Frame
+from osvtriage.model.event import Frame, GuestThread
 from osvtriage.model.finding import Finding
 from osvtriage.trial.record import RunRecord
 
@@ -29,6 +30,61 @@ def finding(**changed: Any) -> dict[str, Any]:
         {"vs0": PATTERN}, {"vs0": HOLDS_FPSCR}, evidence, backtrace,
     )  # fmt: skip
     return made.to_json() | changed
+
+
+XMM0_SEEN = "00004000028450080000400002845008"
+
+
+def fpu_finding(*names: str) -> dict[str, Any]:
+    """A clobbered FPU on OSv; *names* differ."""
+    seen = dict.fromkeys(names, XMM0_SEEN)
+    made = Finding(
+        "fpu-preserved", f"{names[0]} changed in setup", "fpu-preserved:clobbered:setup", "setup",
+        1, 28, "t28", dict.fromkeys(names, PATTERN), seen, {"class": "clobbered"},
+        (Frame("0000000040363c40", "setup_large_syscall_stack", 0),
+         Frame("0000100000007700", kind="system call", note="system call 39")),
+        threads=(
+            GuestThread("0000400003110040", 28, "t28", 1, "running",
+                        (Frame("0000000040320206", "syscall_entry", 54),)),
+            GuestThread("0000400003120040", 2, "idle0", 0, "queued"),
+        ),
+    )  # fmt: skip
+    return made.to_json()
+
+
+def crash(**evidence: Any) -> dict[str, Any]:
+    """A guest's death; *evidence* says more of it."""
+    registers = {name: f"{at:016x}" for at, name in enumerate(("r15", "rax", "rip", "rsp", "ss"))}
+    entered = "page fault (instruction fetch, not present)"
+    common = {"exception": entered, "registers": registers, "fault address": "0000000000000006"}
+    made = Finding(
+        "crash", "the guest died of a page fault at 0x6; thread 28 (t28)", "crash:page fault",
+        "abort", 0, 28, "t28", {}, {"pc": "0000000000000006"}, common | evidence,
+        (Frame("0000000040217bc0", "abort", 0),
+         Frame("0000000000000006", kind="exception", note=entered, registers=registers)),
+    )  # fmt: skip
+    return made.to_json()
+
+
+def pinpoint(**changed: Any) -> dict[str, Any]:
+    """What stepping found."""
+    frames = (
+        Frame("0000000040300010", "memory::page_range_allocator::alloc<true>", 16),
+        Frame("0000000040354e20", "malloc", 48),
+    )
+    found = {
+        "register": "xmm0",
+        "probe": "setup",
+        "task": {"pid": 28, "comm": "t28"},
+        "before": PATTERN,
+        "after": "0" * 32,
+        "at_exit": XMM0_SEEN,
+        "instruction": "pxor xmm0, xmm0",
+        "steps": 1893,
+        "backtrace": [asdict(frame) for frame in frames],
+        "note": "QEMU masks interrupts while it steps",
+    }
+    return found | changed
 
 
 def record(verdict: str = "reproduced", **changed: Any) -> RunRecord:

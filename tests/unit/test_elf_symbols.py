@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import elf_specimen
+import osv_kernel
 import ppc64_elf as ppc
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -182,6 +184,45 @@ def test_offsets_of_another_processor_are_not_guessed(tmp_path: Path) -> None:
     path.write_bytes(WHOLE[:18] + bytes([elf_specimen.X86_64]) + WHOLE[19:])
     with ElfImage(path, X86_64) as elf, pytest.raises(SymbolError, match="x86_64 are not known"):
         linux.offsets(elf)
+
+
+# What only C++ kernels have.
+
+
+@pytest.fixture
+def osv() -> Iterator[ElfImage]:
+    with ElfImage(osv_kernel.KERNEL, X86_64) as image:
+        yield image
+
+
+def test_thread_local_variables_lie_below_the_thread_pointer(osv: ElfImage) -> None:
+    # 17 bytes, aligned to 64: the compiler has %fs:0xffffffffffffffc0 and …c8 for these.
+    assert osv.thread_local("_ZN5sched9s_currentE") == -64
+    assert osv.thread_local("_ZN5sched6beforeE") == -56
+
+
+@pytest.mark.parametrize("name", ["sched::s_current", "thread_main_c", "absent"])
+def test_a_variable_that_is_not_thread_local(osv: ElfImage, name: str) -> None:
+    with pytest.raises(SymbolError, match=f"no thread-local variable '{name}'"):
+        osv.thread_local(name)
+
+
+def test_a_thread_local_variable_is_no_symbol_with_an_address(osv: ElfImage, elf: ElfImage) -> None:
+    assert osv.has_symbol("thread_main_c")
+    assert not osv.has_symbol("_ZN5sched9s_currentE")
+    assert not osv.has_symbol("thread_mai")
+    with pytest.raises(SymbolError, match="no thread-local variable"):
+        elf.thread_local("leaf")
+
+
+def test_a_section_by_its_name(osv: ElfImage) -> None:
+    text = osv.section(".text")
+    assert (text.address, text.executable) == (0x40200000, True)
+    assert osv.read(text.address, text.size) == osv_kernel.WHOLE[text.offset :][: text.size]
+    # .bss has no bytes in the file.
+    for name in (".bss", ".data", "text", ""):
+        with pytest.raises(SymbolError, match=f"has no section {name}"):
+            osv.section(name)
 
 
 # Headers and the tables decide how the rest is read: they are hit more often than chance would.

@@ -9,7 +9,8 @@ from fpu_events import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvtriage.model.event import Event, Frame, ThreadKey, road, source_name, spans
+from osvtriage.model.event import Event, Frame, GuestThread, ThreadKey, road, source_name, spans
+from osvtriage.model.finding import Finding
 
 A = ThreadKey("c000000001000000", 10, 500)
 B = ThreadKey("c000000002000000", 11, 600)
@@ -128,6 +129,23 @@ def test_a_frame_names_itself() -> None:
     assert Frame("c000000000001000", "save_fpu", 16).name == "save_fpu+0x10"
     assert Frame("c000000000001000", "save_fpu").name == "save_fpu+0x0"
     assert Frame("c000000000001000").name == "0xc000000000001000"
+
+
+def test_a_frame_that_entered_the_kernel_says_how() -> None:
+    assert Frame("0" * 15 + "6", kind="exception", note="page fault").line == (
+        "== page fault, at 0x0000000000000006"
+    )
+    called = Frame("1" * 16, "malloc", 3)
+    assert called.line == called.name == "malloc+0x3"
+
+
+def test_a_threads_backtrace_is_told_in_lines() -> None:
+    frames = (Frame("1" * 16, "wait", 3), Frame("2" * 16, "f", 4, "interrupt", "interrupt"))
+    thread = GuestThread("3" * 16, 7, "idle0", 0, "queued", frames)
+    finding = Finding("c", "t", "s", "p", 0, 1, "a", {}, {}, {}, threads=(thread,))
+    (told,) = finding.to_json()["threads"]
+    assert told["backtrace"] == ["wait+0x3", "== interrupt, at f+0x4"]
+    assert (told["id"], told["status"]) == (7, "queued")
 
 
 def test_an_event_is_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,6 +160,44 @@ def test_without_a_workload_of_ours_there_is_no_second_word(findings: tuple[Find
     assert judgement.agreement is Agreement.NOT_APPLICABLE
 
 
+CRASH = replace(FINDING, check="crash", title="the guest died of a page fault", shows_bug=False)
+HALTED = Ending(False, "the guest came to osv::halt and stopped there", "see its console")
+
+
+def test_a_crash_that_nothing_leads_to_is_inconclusive() -> None:
+    judgement = verdict([result(CRASH)], ending=HALTED)
+    assert judgement.verdict is INCONCLUSIVE
+    assert judgement.reason == (
+        "the guest died of a page fault; the guest came to osv::halt and stopped there; "
+        "nothing that was seen leads to it"
+    )
+    assert judgement.hint == "see its console"
+
+
+def test_a_crash_is_no_witness_against_the_workloads_word() -> None:
+    # User space saw nothing, and neither did the probes.
+    assert verdict([result(CRASH)], ending=HALTED).agreement is Agreement.AGREE
+
+
+@pytest.mark.parametrize("order", [(CRASH, FINDING), (FINDING, CRASH)])
+def test_a_crash_beside_the_bug_does_not_hide_it(order: tuple[Finding, ...]) -> None:
+    judgement = verdict([result(*order)], ending=HALTED, said=CORRUPT)
+    assert judgement.verdict is REPRODUCED
+    # Only what shows the bug is counted, and named.
+    assert judgement.reason == "1 finding; the first: vs0 now holds the FPSCR"
+
+
+def test_a_crash_that_an_overwritten_stack_led_to_reproduces() -> None:
+    led = replace(CRASH, shows_bug=True)
+    assert verdict([result(led)], ending=HALTED).verdict is REPRODUCED
+
+
+def test_an_application_that_never_ends_is_clean_when_it_ran_long_enough() -> None:
+    ended = Ending(True, "the guest still ran after 10 s, and was ended", endless=True)
+    assert verdict(said=PayloadReport(), ending=ended).verdict is CLEAN
+    assert verdict(said=PayloadReport(), ending=POWER_OFF).verdict is INCONCLUSIVE
+
+
 def test_a_probe_that_is_not_required_need_not_be_hit() -> None:
     assert verdict(probes=[probe(), probe(hits=0, required=0)]).verdict is CLEAN
 
@@ -209,6 +248,10 @@ def control(expect: str, seen: Verdict) -> Control:
         ([("clean", REPRODUCED), ("reproduced", REPRODUCED)], 1),
         ([("clean", INCONCLUSIVE), ("reproduced", REPRODUCED)], 125),
         ([("clean", INCONCLUSIVE), ("reproduced", ERROR)], 128),
+        # A user's own image can be anything, and a control can be a bug that is not this one.
+        ([("inconclusive", INCONCLUSIVE), ("clean", CLEAN)], 0),
+        ([("inconclusive", CLEAN)], 1),
+        ([("inconclusive", ERROR)], 128),
         # A control that is broken for sure outweighs what is not known.
         ([("clean", REPRODUCED), ("reproduced", ERROR)], 1),
     ],

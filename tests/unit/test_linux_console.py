@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from osvtriage.consoles.linux import death
+from osvtriage.consoles.linux import trouble
+
+DIED = "the guest's kernel died: "
 
 CONSOLES = Path(__file__).parents[1] / "fixtures" / "consoles"
 
@@ -35,7 +37,7 @@ CONSOLES = Path(__file__).parents[1] / "fixtures" / "consoles"
     ],
 )  # fmt: skip
 def test_a_death_is_recognised(line: str, what: str) -> None:
-    assert death(line) == what
+    assert trouble(line) == DIED + what
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_a_death_is_recognised(line: str, what: str) -> None:
     ],
 )
 def test_a_living_kernel_is_not_declared_dead(line: str) -> None:
-    assert death(line) is None
+    assert trouble(line) is None
 
 
 @pytest.mark.parametrize(
@@ -66,14 +68,14 @@ def test_a_living_kernel_is_not_declared_dead(line: str) -> None:
 )
 def test_recorded_consoles(console: str, first: str | None) -> None:
     text = (CONSOLES / console).read_text(encoding="utf-8", errors="replace")
-    deaths = [what for line in text.splitlines() if (what := death(line)) is not None]
+    deaths = [what for line in text.splitlines() if (what := trouble(line)) is not None]
     if first is None:
         assert deaths == []
     else:
-        assert deaths[0].startswith(first)
-        assert deaths[-1] == "Fatal exception in interrupt"
+        assert deaths[0].startswith(DIED + first)
+        assert deaths[-1] == DIED + "Fatal exception in interrupt"
 
 
 @pytest.mark.parametrize("what", ["soft lockup - CPU#0 stuck for 22s!", "workqueue lockup - pool"])
 def test_a_watchdog_on_a_busy_host_is_no_death(what: str) -> None:
-    assert death(f"watchdog: BUG: {what}") is None
+    assert trouble(f"watchdog: BUG: {what}") is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from osvtriage.arch import PPC64LE
+from osvtriage.arch import ARCHES
 from osvtriage.model.errors import DataFileError, OsvtriageError, UsageError
 from osvtriage.recipe.shipped import images_directory
 from osvtriage.trial import checking, library
@@ -105,13 +105,14 @@ def test_a_shipped_recipe_is_sound(name: str) -> None:
     assert library.lint(name) == []
     recipe = library.load(name)
     assert recipe.name == name
-    assert (images_directory() / f"{recipe.image}.toml").is_file()
-    assert {variant.expect for variant in recipe.variant} == {"clean", "reproduced"}
-    assert checking.run(recipe, PPC64LE, [])
+    if recipe.image is not None:
+        assert (images_directory() / f"{recipe.image}.toml").is_file()
+    assert {variant.expect for variant in recipe.variant} >= {"clean", "reproduced"}
+    assert checking.run(recipe, ARCHES[recipe.arch], [])
 
 
 def test_there_are_shipped_recipes() -> None:
-    assert "ppc64le-save-fpu" in library.names()
+    assert {"ppc64le-save-fpu", "osv-syscall-fpu"} <= set(library.names())
 
 
 def test_the_recipe_that_the_others_are_made_of_is_sound(mine: Path) -> None:
@@ -146,7 +147,7 @@ def test_the_recipe_that_the_others_are_made_of_is_sound(mine: Path) -> None:
          "no [[patch]] is named 'fp-relod'; did you mean 'fp-reload'"),
         ('"mffs f0"', '"mffs f(0"', "'mffs f(0' is not a regular expression: missing )"),
         ('word = "4e800020"', 'word = "blr"', '"word" in [patch.replace]: string should match'),
-        ('expect = "reproduced"', 'expect = "reproducd"', "should be 'reproduced' or 'clean'"),
+        ('expect = "reproduced"', 'expect = "reproducd"', "should be 'reproduced', 'clean' or"),
         ('arch = "ppc64le"', 'arch = "ppc64el"', "input should be 'ppc64le' or 'x86_64'"),
         ('schema = "osvtriage.recipe/1"', 'schema = "osvtriage.recipe/9"', "osvtriage.recipe/1"),
         ('name = "giveup"', 'name = "--giveup"', "string should match pattern"),
@@ -253,3 +254,128 @@ def test_loading_runs_nothing_that_stands_in_the_file(
     except OsvtriageError as error:
         pytest.fail(str(error))
     assert not (tmp_path / "ran").exists()
+
+
+# OSv.
+
+OSV_RECIPE = """\
+schema = "osvtriage.recipe/1"
+name = "mine"
+title = "a bug of mine"
+system = "osv"
+arch = "x86_64"
+
+[workload]
+duration = 10
+
+[[probe]]
+name = "setup"
+call = { to = "setup_large_syscall_stack", or_function = true }
+registers = ["fpu", "rsp"]
+stack = "syscall_stack"
+threads = "differs"
+
+[[probe]]
+name = "abort"
+function = "abort"
+registers = ["cr2"]
+threads = "always"
+
+[[check]]
+kind = "fpu-preserved"
+probe = "setup"
+
+[[check]]
+kind = "stack-bounds"
+probe = "setup"
+
+[[check]]
+kind = "crash"
+probe = "abort"
+stack = "setup"
+
+[[variant]]
+name = "as-is"
+title = "as it is"
+
+[[variant]]
+name = "bad"
+title = "with the bug"
+expect = "reproduced"
+
+[[variant]]
+name = "good"
+title = "without"
+expect = "clean"
+
+[[variant]]
+name = "other"
+title = "another bug"
+expect = "inconclusive"
+"""
+
+
+@pytest.fixture
+def osv(tmp_path: Path) -> Path:
+    path = tmp_path / "osv.toml"
+    path.write_text(OSV_RECIPE)
+    return path
+
+
+def test_a_recipe_for_any_image_is_sound(osv: Path) -> None:
+    assert library.lint(str(osv)) == []
+    recipe = library.load(str(osv))
+    assert [type(check).__name__ for check in checking.build(recipe)] == [
+        "FpuPreserved",
+        "StackBounds",
+        "Crash",
+    ]
+    # What the user's image must give, nobody knows.
+    assert [variant.expect for variant in recipe.variant] == [
+        None,
+        "reproduced",
+        "clean",
+        "inconclusive",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        # A check that cannot see what it goes by would find it clean.
+        ('stack = "syscall_stack"\n', "", "probe 'setup' must measure a `stack` for this check"),
+        ('["fpu", "rsp"]', '["xmm0", "rsp"]', "probe 'setup' must take the registers xmm1, xmm2"),
+        ('stack = "setup"', 'stack = "abort"', "probe 'abort' has no exit to compare with"),
+        ('stack = "setup"', 'stack = "setpu"', "stack names no probe: 'setpu'; did you mean"),
+        ('kind = "stack-bounds"\nprobe = "setup"', 'kind = "stack-bounds"\nprobe = "abort"',
+         "probe 'abort' has no exit to compare with"),
+        ('kind = "stack-bounds"\nprobe = "setup"', 'kind = "stack-bounds"\nstack = "setup"',
+         'unknown key "stack" in [[check]] of kind stack-bounds'),
+        ('kind = "crash"\nprobe = "abort"\n', 'kind = "crash"\n', "of kind crash needs 'probe'"),
+        ('["fpu", "rsp"]', '["fpuu", "rsp"]', "x86_64 has no register 'fpuu'; did you mean 'fpu'"),
+        # And of the probes themselves.
+        ('"syscall_stack"', '"syscal_stack"', "no stack 'syscal_stack'; did you mean 'syscall_st"),
+        ('threads = "always"', 'threads = "differs"', "need an exit to compare with"),
+        ('threads = "always"', 'stack = "syscall_stack"', "need an exit to compare with"),
+        ('threads = "always"', 'threads = "alway"', "input should be 'always' or 'differs'"),
+        ('title = "without"\nexpect = "clean"', 'title = "without"',
+         "`expect` is missing: what must it give?"),
+        ('expect = "reproduced"', 'expect = "inconclusive"', "its controls"),
+        ("duration = 10", "duration = 0", "greater than 0"),
+    ],
+)  # fmt: skip
+def test_what_a_recipe_for_osv_cannot_mean(osv: Path, old: str, new: str, words: str) -> None:
+    changed(osv, old, new)
+    message = refusal(osv)
+    assert words in message
+    assert line_of(message, osv) >= 7
+
+
+def test_a_shipped_image_has_a_verdict_that_it_must_give(osv: Path) -> None:
+    changed(osv, 'arch = "x86_64"\n', 'arch = "x86_64"\nimage = "debian-bookworm-ppc64le"\n')
+    assert "`expect` is missing" in refusal(osv)
+
+
+def test_a_crash_needs_no_probe_of_stacks(osv: Path) -> None:
+    changed(osv, 'stack = "setup"\n', "")
+    assert library.lint(str(osv)) == []

@@ -12,7 +12,16 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_records import HOLDS_FPSCR, PATTERN, finding, record
+from run_records import (
+    HOLDS_FPSCR,
+    PATTERN,
+    XMM0_SEEN,
+    crash,
+    finding,
+    fpu_finding,
+    pinpoint,
+    record,
+)
 
 from osvtriage.model.errors import UsageError
 from osvtriage.recipe.recipe import Variant
@@ -86,11 +95,11 @@ def test_the_workloads_own_word(show: Any, agreement: str, words: str) -> None:
 
 
 def test_a_rare_kind_of_finding_gets_a_line(show: Any) -> None:
-    kinds = [finding(signature=f"fp-clobber:{n}") for n in "abcd"]
+    kinds = [finding(signature=f"fp-clobber:{n}") for n in "abcde"]
     text = show(record(findings=kinds))
-    assert text.count("  expected  ") == 2
+    assert text.count("  expected  ") == 3
     assert "also" in text.splitlines()
-    assert "     1 × fp-clobber:" in text
+    assert text.count("     1 × fp-clobber:") == 2
 
 
 def test_an_error_shows_what_to_do_next(show: Any) -> None:
@@ -99,12 +108,101 @@ def test_an_error_shows_what_to_do_next(show: Any) -> None:
     assert lines[3] == "  try another QEMU"
 
 
+# OSv.
+
+
+def test_a_finding_of_many_registers_shows_the_first_and_names_the_rest(show: Any) -> None:
+    names = [f"xmm{n}" for n in range(8)]
+    lines = show(record(findings=[fpu_finding(*names)])).splitlines()
+    shown = [line.split()[1] for line in lines if line.startswith("  register  ")]
+    assert shown == ["xmm0", "xmm1", "xmm2", "xmm3"]
+    first = lines.index("  register  xmm0")
+    assert lines[first + 1] == f"  expected  {PATTERN[:16]} {PATTERN[16:]}"
+    assert lines[first + 2] == f"  seen      {XMM0_SEEN[:16]} {XMM0_SEEN[16:]}"
+    assert "  as well   xmm4, xmm5, xmm6, xmm7" in lines
+    assert "      == system call 39, at 0x0000100000007700" in lines
+    assert "  threads   2 in the record; running: 28 t28 at syscall_entry+0x36" in lines
+
+
+def test_a_finding_of_few_registers_names_no_rest(show: Any) -> None:
+    text = show(record(findings=[fpu_finding("xmm0", "xmm1")]))
+    assert text.count("  register  ") == 2
+    assert "as well" not in text
+
+
+def test_a_crash_shows_its_cause(show: Any) -> None:
+    cause = "0000000040367cf8 at 00004000031103e8 was overwritten with 0000000000000006"
+    lines = show(record(findings=[crash(cause=cause)])).splitlines()
+    fault = "page fault (instruction fetch, not present), at address 0000000000000006"
+    assert f"  fault     {fault}" in lines
+    assert f"  cause     {cause}" in lines
+    rows = [line.split() for line in lines if line.strip().startswith(("r15", "ss"))]
+    assert rows[0][:4] == ["r15", "0" * 16, "rax", f"{1:016x}"]
+    assert rows[1] == ["ss", f"{4:016x}"]
+
+
+def test_a_record_with_odd_evidence_is_shown(show: Any) -> None:
+    assert "the guest died" in show(record(findings=[crash(registers="none", cause=["odd"])]))
+
+
+def test_a_crash_comes_before_what_it_came_of(show: Any) -> None:
+    lines = show(record(findings=[fpu_finding("xmm0")] * 3 + [crash()])).splitlines()
+    title = lines.index("the guest died of a page fault at 0x6; thread 28 (t28)")
+    assert title < lines.index("xmm0 changed in setup (3 times)")
+
+
+def test_a_pinpoint_shows_the_instruction_and_its_road(show: Any) -> None:
+    lines = show(record(pinpoint=pinpoint())).splitlines()
+    place = "memory::page_range_allocator::alloc<true>+0x10"
+    at = lines.index(f"pinpoint xmm0 is changed by `pxor xmm0, xmm0` at {place}")
+    assert lines[at + 1] == f"  before    {PATTERN[:16]} {PATTERN[16:]}"
+    assert lines[at + 2] == f"  after     {'0' * 16} {'0' * 16}"
+    assert lines[at + 3 : at + 5] == [f"  #0  {place}", "  #1  malloc+0x30"]
+    assert lines[at + 5] == "  1893 instructions stepped; QEMU masks interrupts while it steps"
+
+
+def test_a_pinpoint_that_was_put_back_says_so(show: Any) -> None:
+    assert "and put back before the exit" in show(record(pinpoint=pinpoint(at_exit=PATTERN)))
+    assert "put back" not in show(record(pinpoint=pinpoint()))
+
+
+def test_a_pinpoint_that_found_nothing_says_why(show: Any) -> None:
+    nothing = pinpoint(instruction=None, after=None, backtrace=[], note="nothing changed it")
+    lines = show(record(pinpoint=nothing)).splitlines()
+    assert "pinpoint xmm0: nothing changed it" in lines
+    assert not [line for line in lines if line.startswith("  before")]
+
+
+def test_what_is_not_as_the_recipe_has_it_is_told(show: Any) -> None:
+    probes = record().to_json()["probes"]
+    noted = [probes[0] | {"note": "watched from the function's entry"}]
+    lines = show(record(probes=noted, missing=["threads have no names"])).splitlines()
+    probe = next(n for n, line in enumerate(lines) if line.startswith("probe    save_fpu"))
+    assert lines[probe + 1] == "         watched from the function's entry"
+    assert "missing  threads have no names" in lines
+
+
+def test_measures_stand_with_the_classes(show: Any) -> None:
+    checks = [
+        {"check": "stack-bounds", "probe": "setup", "examined": 20, "findings": 0,
+         "classes": {"within its bounds": 20}, "measures": {"stack size": 1024}},
+    ]  # fmt: skip
+    expected = "check    stack-bounds at setup: 20 within its bounds, stack size 1024 bytes"
+    assert expected in show(record(checks=checks)).splitlines()
+
+
 # Hostile bytes.
+
+
+def everything() -> RunRecord:
+    """A record that has something of all."""
+    findings = [finding(), fpu_finding("xmm0", "xmm1"), crash(cause="overwritten")]
+    return record(findings=findings, pinpoint=pinpoint(), missing=["names"])
 
 
 def replaced(value: Any, *path: str | int) -> dict[str, Any]:
     """The JSON of a record with *value* at *path*."""
-    data = record().to_json()
+    data = everything().to_json()
     node: Any = data
     for key in path[:-1]:
         node = node[key]
@@ -112,8 +210,7 @@ def replaced(value: Any, *path: str | int) -> dict[str, Any]:
     return data
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
-@pytest.mark.parametrize(
+PLACES = pytest.mark.parametrize(
     "path",
     [
         ("reason",),
@@ -143,12 +240,32 @@ def replaced(value: Any, *path: str | int) -> dict[str, Any]:
         ("findings", 0, "backtrace", 2, "note"),
         ("findings", 0, "backtrace", 2, "kind"),
         ("payload", "name"),
+        ("missing", 0),
+        ("probes", 0, "note"),
+        ("checks", 0, "measures", HOSTILE),
+        ("pinpoint", "register"),
+        ("pinpoint", "instruction"),
+        ("pinpoint", "note"),
+        ("pinpoint", "backtrace", 0, "function"),
+        ("findings", 1, "expected", "xmm1"),
+        ("findings", 1, "expected", HOSTILE),
+        ("findings", 1, "threads", 0, "name"),
+        ("findings", 1, "threads", 0, "backtrace", 0),
+        ("findings", 2, "evidence", "exception"),
+        ("findings", 2, "evidence", "fault address"),
+        ("findings", 2, "evidence", "registers", "rax"),
+        ("findings", 2, "evidence", "registers", HOSTILE),
+        ("findings", 2, "evidence", "cause"),
     ],
 )
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+@PLACES
 def test_no_control_byte_reaches_the_terminal(
     show: Any, path: tuple[str | int, ...], verdict: str
 ) -> None:
-    value: Any = 3 if path[-2:-1] == ("classes",) else HOSTILE
+    value: Any = 3 if path[-2:-1] in (("classes",), ("measures",)) else HOSTILE
     made = RunRecord.model_validate(replaced(value, *path) | {"verdict": verdict})
     text = show(made, Path(f"/records/{HOSTILE}"))
     assert not CONTROL.search(text)
@@ -157,10 +274,15 @@ def test_no_control_byte_reaches_the_terminal(
     assert "[bold]x[/bold]" in text
 
 
-def test_a_hostile_line_feed_makes_no_line_of_its_own(show: Any) -> None:
+@PLACES
+def test_a_hostile_line_feed_makes_no_line_of_its_own(
+    show: Any, path: tuple[str | int, ...]
+) -> None:
     fake = "x\nREPRODUCED  all is lost"
-    made = record(findings=[finding(task={"pid": 1, "comm": fake}, title=fake)])
-    assert not [line for line in show(made).splitlines()[1:] if line.startswith("REPRODUCED")]
+    place = tuple(fake if key == HOSTILE else key for key in path)
+    value: Any = 3 if path[-2:-1] in (("classes",), ("measures",)) else fake
+    made = RunRecord.model_validate(replaced(value, *place))
+    assert not [line for line in show(made).splitlines() if line.startswith("REPRODUCED  all")]
 
 
 def test_a_control_of_verify_is_escaped_too() -> None:

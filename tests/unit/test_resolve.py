@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import osv_kernel
 import ppc64_elf as ppc
 import pytest
 
-from osvtriage.arch import PPC64LE
+from osvtriage.arch import PPC64LE, X86_64
 from osvtriage.model.errors import OsvtriageError, SymbolError, UsageError
 from osvtriage.model.plan import GdbPlan, ProbePlan
 from osvtriage.recipe.recipe import Recipe
@@ -33,7 +34,7 @@ def elf(tmp_path: Path) -> Iterator[ElfImage]:
         yield image
 
 
-def recipe(*probes: dict[str, Any]) -> Recipe:
+def recipe(*probes: dict[str, Any], system: str = "linux", arch: str = "ppc64le") -> Recipe:
     controls = [{"name": "as-is", "title": "a", "expect": "clean"}]
     controls += [{"name": "bug", "title": "b", "expect": "reproduced"}]
     return Recipe.model_validate(
@@ -41,8 +42,8 @@ def recipe(*probes: dict[str, Any]) -> Recipe:
             "schema": "osvtriage.recipe/1",
             "name": "r",
             "title": "t",
-            "system": "linux",
-            "arch": "ppc64le",
+            "system": system,
+            "arch": arch,
             "image": "i",
             "workload": {},
             "probe": probes,
@@ -119,8 +120,8 @@ def test_a_call_through_the_global_entry_counts(tmp_path: Path) -> None:
 
 def test_the_kernel_is_told_by_its_banner(elf: ElfImage) -> None:
     resolved = resolve(recipe(SAVE), elf)
-    assert resolved.banner == ppc.BANNER
-    assert elf.read(resolved.banner_address, 5) == b"Linux"
+    banner = resolved.samples[0]
+    assert elf.read(banner.address, banner.size) == ppc.BANNER
 
 
 def test_code_that_the_kernel_rewrites_is_compared_behind_it(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_code_that_the_kernel_rewrites_is_compared_behind_it(tmp_path: Path) -> 
     with ElfImage(ppc.write(tmp_path / "k", ppc.kernel(), data), PPC64LE) as elf:
         resolved = resolve(recipe({"name": "p", "function": "__giveup_fpu"}), elf)
     assert plan(resolved).entries == (entry,)
-    assert resolved.code == (entry + 8,)
+    assert [(code.address, code.size) for code in resolved.samples[1:]] == [(entry + 8, 4)]
 
 
 def test_a_plan_survives_the_way_to_gdb(elf: ElfImage) -> None:
@@ -187,3 +188,102 @@ def test_a_word_that_cannot_be_captured(
     assert isinstance(error, UsageError)
     assert words in str(error)
     assert hint in (error.hint or "")
+
+
+# OSv.
+
+SETUP = "setup_large_syscall_stack"
+CALLS = {"name": "setup", "call": {"to": SETUP, "inside": ["syscall_entry"], "or_function": True}}
+
+
+@pytest.fixture
+def osv() -> Iterator[ElfImage]:
+    with ElfImage(osv_kernel.KERNEL, X86_64) as image:
+        yield image
+
+
+def osv_recipe(*probes: dict[str, Any]) -> Recipe:
+    return recipe(*probes, system="osv", arch="x86_64")
+
+
+def test_a_call_of_x86_is_as_long_as_it_is(osv: ElfImage) -> None:
+    resolved = resolve(osv_recipe(CALLS), osv)
+    probe = plan(resolved)
+    site = osv.symbol("syscall_entry").address + 0x1F
+    assert (probe.entries, probe.exits) == ((site,), (site + 5,))
+    assert (probe.callee, probe.exits_at_return) == (osv.symbol(SETUP).address, False)
+    assert (resolved.notes, resolved.missing) == ({}, ())
+
+
+def test_an_osv_is_armed_at_its_first_function_and_told_by_its_code(osv: ElfImage) -> None:
+    resolved = resolve(osv_recipe(CALLS), osv)
+    assert resolved.arm_address == osv.symbol("premain").address
+    assert resolved.sleep_address is None
+    # All of it: the code at a probe is no sample of its own.
+    assert [(item.what, item.size) for item in resolved.samples] == [
+        (".text", osv.section(".text").size)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "searched"),
+    [
+        ({"to": SETUP, "inside": ["here", "there"]}, f"no call of {SETUP} inside here, there"),
+        ({"to": SETUP, "not_in": ["syscall_entry"]}, f"no call of {SETUP} outside syscall_entry"),
+        ({"to": "premain"}, "no call of premain"),
+    ],
+)
+def test_a_call_that_is_not_there_is_watched_as_a_function(
+    osv: ElfImage, call: dict[str, Any], searched: str
+) -> None:
+    resolved = resolve(osv_recipe({"name": "p", "call": {**call, "or_function": True}}), osv)
+    probe = plan(resolved)
+    assert (probe.entries, probe.exits) == ((osv.symbol(call["to"]).address,), ())
+    assert (probe.exits_at_return, probe.at_function_entry, probe.callee) == (True, True, None)
+    how = "watched from the function's entry to its return"
+    assert resolved.notes == {"p": f"{searched} in this build: {how}"}
+
+
+def test_without_leave_a_call_that_is_not_there_is_an_error(osv: ElfImage) -> None:
+    probe = {"name": "setup", "call": {"to": SETUP, "inside": ["nowhere"]}}
+    with pytest.raises(SymbolError, match=f"no call of {SETUP} inside nowhere; the code"):
+        resolve(osv_recipe(probe), osv)
+    # And a function that is not there is no way out.
+    probe = {"name": "setup", "call": {"to": "nothing", "or_function": True}}
+    with pytest.raises(SymbolError, match="nothing"):
+        resolve(osv_recipe(probe), osv)
+
+
+def test_a_stack_is_measured_by_what_the_kernel_tells_of_it(osv: ElfImage) -> None:
+    probe = plan(resolve(osv_recipe({**CALLS, "stack": "syscall_stack"}), osv))
+    assert probe.stack is not None
+    assert (probe.stack.size, probe.stack.reserved) == (1024, 16)
+
+
+def test_a_stack_that_a_build_does_not_tell_is_not_measured(tmp_path: Path) -> None:
+    changes = osv_kernel.without("_ZN5sched6thread9setup_tcbEv")
+    with osv_kernel.with_changes(tmp_path, changes) as elf:
+        resolved = resolve(osv_recipe({**CALLS, "stack": "syscall_stack"}), elf)
+    assert plan(resolved).stack is None
+    (sentence,) = resolved.missing
+    assert "first stack is not measured" in sentence
+
+
+def test_a_group_stands_for_its_registers(osv: ElfImage) -> None:
+    probe = plan(resolve(osv_recipe({**CALLS, "registers": ["rsp", "fpu", "xmm0"]}), osv))
+    assert probe.registers == ("rsp", *X86_64.groups["fpu"])
+
+
+def test_what_a_kernel_does_not_tell_is_passed_on(tmp_path: Path) -> None:
+    changes = osv_kernel.without(".debug_aranges")
+    with osv_kernel.with_changes(tmp_path, changes) as elf:
+        resolved = resolve(osv_recipe(CALLS), elf)
+    assert resolved.plan.threads is None
+    (sentence,) = resolved.missing
+    assert sentence.startswith("threads have no names")
+
+
+def test_a_pinpoint_of_a_register_that_does_not_exist(osv: ElfImage) -> None:
+    assert resolve(osv_recipe(CALLS), osv, "ymm0h").plan.pinpoint == "ymm0h"
+    with pytest.raises(UsageError, match="--pinpoint asks for the unknown register 'xmm16'"):
+        resolve(osv_recipe(CALLS), osv, "xmm16")

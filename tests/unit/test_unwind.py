@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import guest_memory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,17 +21,8 @@ MARKERS = [b"erehsger", b"REGS\0\0\0\0"]
 HEADERS = [112, 48]
 
 
-class Memory:
-    """Guest memory, byte by byte; what was not written cannot be read."""
-
-    def __init__(self) -> None:
-        self.bytes: dict[int, int] = {}
-
-    def write(self, address: int, data: bytes) -> None:
-        self.bytes.update(enumerate(data, address))
-
-    def word(self, address: int, value: int) -> None:
-        self.write(address, struct.pack("<Q", value))
+class Memory(guest_memory.Memory):
+    """Memory with stacks in it."""
 
     def frame(self, address: int, caller: int, back: int = 0) -> None:
         """A stack frame: the back-chain, and the return address that the *callee* saved."""
@@ -51,12 +43,6 @@ class Memory:
         for name, value in registers.items():
             offset = PPC_PT_REGS[name] if name in PPC_PT_REGS else 8 * int(name[1:])
             self.word(address + header + offset, value)
-
-    def read(self, address: int, size: int) -> bytes | None:
-        try:
-            return bytes(self.bytes[at] for at in range(address, address + size))
-        except KeyError:
-            return None
 
 
 def chain(memory: Memory, start: int, *backs: int) -> int:
