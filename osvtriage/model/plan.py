@@ -36,6 +36,40 @@ class ThreadPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """An address in a module of a user process: so far behind where the module was loaded.
+
+    The program itself is the module with the empty name.
+    """
+
+    module: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModulePlan:
+    """A file that the process must have loaded: its build-id, and where in it that is."""
+
+    name: str
+    build_id: str
+    build_id_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """The user process that is looked at, and how it is found.
+
+    A thread called ``comm`` that comes to one of the kernel addresses ``found_at`` is of it; the
+    field ``auxiliary`` of that thread is the auxiliary vector, which leads to ``modules``.
+    """
+
+    comm: str
+    found_at: tuple[int, ...]
+    auxiliary: Field
+    modules: tuple[ModulePlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StackPlan:
     """A stack whose use is measured: ``size`` bytes that end ``reserved`` above its top.
 
@@ -58,7 +92,8 @@ class ProbePlan:
     first ``arm_first`` passages are those of any thread. Where ``arm_after`` is ``None`` the probe
     is armed at once. ``callee`` is the function about to be called, where the entries are calls;
     ``exits_at_return`` says that each passage's exit is its own return address. ``fatal``: the
-    guest is stopped there for good. ``threads`` says when all threads are listed.
+    guest is stopped there for good. ``threads`` says when all threads are listed. The ``places`` of
+    a probe in a user process become addresses when the process is found.
     """
 
     name: str
@@ -78,6 +113,8 @@ class ProbePlan:
     fatal: bool = False
     threads: str | None = None
     stack: StackPlan | None = None
+    entry_places: tuple[Place, ...] = ()
+    exit_places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +170,7 @@ class GdbPlan:
     """All probes of a trial, and what is known of the guest that they are in.
 
     ``pinpoint`` is the register whose first change within a span is to be found by stepping.
+    ``process`` is the one that probes with places are in.
     """
 
     arch: str
@@ -141,6 +179,7 @@ class GdbPlan:
     unwind: UnwindPlan | None = None
     threads: ThreadListPlan | None = None
     pinpoint: str | None = None
+    process: ProcessPlan | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

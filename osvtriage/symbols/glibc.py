@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osvtriage.model.errors import SymbolError
+from osvtriage.model.plan import Place
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.dwarf import Types
 from osvtriage.symbols.elf import ElfImage, Symbol
@@ -24,14 +25,6 @@ _DESCRIPTOR = "_thread_db_rtld_global__dl_stack_used"
 # list_t: include/list_t.h.
 _LIST_BYTES = 16
 _WORD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """An address in a module, by the module's name: what is added to where it was loaded."""
-
-    module: str
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,21 @@ from typing import Any
 from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
 from osvtriage.consoles.payload import PayloadReport
-from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, PINPOINT_PREFIX, STEP
+from osvtriage.gdb.inside import (
+    EVENT_PREFIX,
+    FAILURE_PREFIX,
+    FATAL,
+    PINPOINT_PREFIX,
+    REFUSAL_PREFIX,
+    STEP,
+)
 from osvtriage.gdb.session import MiSession
 from osvtriage.guest.console import Console
 from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes, log_file
 from osvtriage.guest.qemu import Sockets, command_line
 from osvtriage.model.decode import decode
-from osvtriage.model.errors import GdbError, OsvtriageError
+from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
@@ -83,6 +90,7 @@ class Trial:
         self._trouble = TROUBLES[request.recipe.system]
         self._ready = asyncio.Event()
         self._failure: str | None = None
+        self._refusal: str | None = None
         self._stays: str | None = None
         self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -287,6 +295,8 @@ class Trial:
 
     async def _blame_stop(self) -> None:
         """A stop that no probe asked for: something failed."""
+        if self._refusal is not None:
+            raise GuestError(self._refusal, "give the files that the guest has loaded")
         # QEMU's end looks like a stop to gdb, too.
         await self._watch.blame(
             GdbError(
@@ -349,6 +359,8 @@ class Trial:
             self._on_event(json.loads(text[len(EVENT_PREFIX) :]))
         elif text.startswith(FAILURE_PREFIX):
             self._failure = json.loads(text[len(FAILURE_PREFIX) :])
+        elif text.startswith(REFUSAL_PREFIX):
+            self._refusal = json.loads(text[len(REFUSAL_PREFIX) :])
         elif text.startswith(PINPOINT_PREFIX):
             found = json.loads(text[len(PINPOINT_PREFIX) :])
             self.seen.pinpoint = pinpoint.read(found, self._elf)

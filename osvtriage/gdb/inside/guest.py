@@ -85,6 +85,12 @@ class Guest:
             raise gdb.error(f"register {name} cannot be read")
         return int(value, 16)
 
+    @property
+    def in_user_mode(self) -> bool:
+        """Whether the vCPU that stopped runs a user process."""
+        register, bits = self.arch.user_mode
+        return self.integer(register) & bits == bits
+
     def return_address(self) -> int | None:
         """Where the function that was just entered will return to."""
         if self.arch.link_register is not None:
