@@ -349,6 +349,15 @@ def test_an_addition_that_is_of_another_element_explains_nothing(
     assert state(look.snapshot()) is State.DAMAGED
 
 
+def test_a_matching_move_does_not_explain_other_damage() -> None:
+    memory = Process.with_stacks([0x10AC0], [0x20AC0, 0x30AC0, 0x40AC0])
+    look = list(memory.after_each(memory.deallocate_stack(0x10AC0)))[3]
+    assert state(look.snapshot()) is State.IN_FLIGHT
+    look.words[0x40AC0 + 8] = 0x20AC0
+    assert repaired(look.snapshot()) is not None
+    assert state(look.snapshot()) is State.DAMAGED
+
+
 def test_what_is_moving_is_read_though_it_is_on_neither_list() -> None:
     memory = Process.with_stacks([0x10AC0, 0x20AC0], [])
     look = list(memory.after_each(memory.deallocate_stack(0x10AC0)))[4]

@@ -309,6 +309,11 @@ def test_half_done_lists_that_nothing_announces_are_a_finding() -> None:
     )
 
 
+def test_half_done_lists_behind_fork_are_a_finding_whatever_is_announced() -> None:
+    (finding,) = StackLists("reclaim", "fork")(X86_64, [event(1, HALF_DONE, "fork")]).findings
+    assert finding.title.startswith("behind fork: stack_used")
+
+
 def test_lists_that_cannot_be_read_say_nothing() -> None:
     result = StackLists("reclaim")(X86_64, [event(1, None)])
     assert (result.findings, result.classes) == ((), {"unreadable where reclaim begins": 1})
