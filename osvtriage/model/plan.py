@@ -166,6 +166,23 @@ class ThreadListPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StackListsPlan:
+    """Where a process has glibc's lists of thread stacks: see :mod:`osvtriage.systems.glibc`.
+
+    The addresses of the heads, of ``in_flight_stack`` (``None`` before the glibc of 2009 that
+    announces moves) and of the lock; the offsets of ``list`` and ``tid`` in ``struct pthread``.
+    """
+
+    used: int
+    cache: int
+    user: int | None
+    in_flight: int | None
+    lock: int
+    list_offset: int
+    tid_offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class GdbPlan:
     """All probes of a trial, and what is known of the guest that they are in.
 
