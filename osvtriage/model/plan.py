@@ -56,6 +56,29 @@ class ModulePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ListHeads:
+    """The heads of glibc's lists of thread stacks, and what guards them.
+
+    ``in_flight`` is ``None`` in a glibc from before the remedy of January 2009.
+    """
+
+    used: Place
+    cache: Place
+    lock: Place
+    user: Place | None
+    in_flight: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessListsPlan:
+    """The lists of thread stacks, before it is known where the process's files are."""
+
+    heads: ListHeads
+    list_offset: int
+    tid_offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessPlan:
     """The user process that is looked at, and how it is found.
 
@@ -67,6 +90,7 @@ class ProcessPlan:
     found_at: tuple[int, ...]
     auxiliary: Field
     modules: tuple[ModulePlan, ...]
+    lists: ProcessListsPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +139,7 @@ class ProbePlan:
     stack: StackPlan | None = None
     entry_places: tuple[Place, ...] = ()
     exit_places: tuple[Place, ...] = ()
+    lists: bool = False
 
 
 @dataclass(frozen=True, slots=True)

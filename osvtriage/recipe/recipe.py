@@ -57,17 +57,22 @@ class Arm(Table):
 
 
 class Probe(Table):
-    """One place of interest. Exactly one of ``call`` and ``function`` says where.
+    """One place of interest. Exactly one of ``call``, ``function`` and ``place`` says where.
 
     ``registers`` and ``fields`` are what is taken there; ``fpu`` stands for all floating-point and
     vector registers. ``stack`` names a stack whose use is measured from the entry to the exit.
     ``threads`` says when all threads of the guest are listed: ``always``, or when the registers of
     the two sides differ. A guest that comes to a ``fatal`` probe goes no further.
+
+    A ``place`` is in a user process, in the files that it loaded: ``glibc.reclaim`` is where a
+    forked child mends the lists of thread stacks, from its entry to fork's return. ``lists`` takes
+    these lists.
     """
 
     name: Name
     call: Call | None = None
     function: Symbol | None = None
+    place: Literal["glibc.reclaim"] | None = None
     until_after_call: Symbol | None = None
     registers: tuple[Name, ...] = ()
     fields: tuple[str, ...] = ()
@@ -78,16 +83,19 @@ class Probe(Table):
     stack: Name | None = None
     threads: Literal["always", "differs"] | None = None
     fatal: bool = False
+    lists: bool = False
 
     @property
     def has_exit(self) -> bool:
         """Whether it has two sides, to be compared."""
-        return self.call is not None or self.until_after_call is not None
+        return self.call is not None or self.place is not None or self.until_after_call is not None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.call is None) == (self.function is None):
-            raise ValueError("a probe needs exactly one of `call` and `function`")
+        if sum(where is not None for where in (self.call, self.function, self.place)) != 1:
+            raise ValueError("a probe needs exactly one of `call`, `function` and `place`")
+        if self.lists and self.place is None:
+            raise ValueError("`lists` goes with `place`: they are in a process")
         if self.until_after_call is not None and self.function is None:
             raise ValueError("`until_after_call` goes with `function`")
         if not self.has_exit and (self.stack is not None or self.threads == "differs"):

@@ -17,11 +17,13 @@ import gdb
 from osvtriage.arch import ARCHES, Arch
 from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, REFUSAL_PREFIX, STEP
 from osvtriage.gdb.inside import process as user
-from osvtriage.gdb.inside.guest import Guest
+from osvtriage.gdb.inside.guest import Guest, read
 from osvtriage.gdb.inside.pinpoint import Pinpoint
 from osvtriage.gdb.inside.stacks import PaintedStack
 from osvtriage.model.event import Event, Side, StackUse, ThreadKey
+from osvtriage.model.lists import ListsSnapshot
 from osvtriage.model.plan import GdbPlan, ProbePlan
+from osvtriage.systems.glibc import read_lists
 
 
 class _Stop(gdb.Breakpoint):  # type: ignore[misc]
@@ -217,6 +219,7 @@ class Probe:
             backtrace=tuple(guest.backtrace(self.plan.at_function_entry and side == "entry")),
             stack=stack,
             threads=tuple(guest.threads()) if threads else (),
+            lists=self.session.lists() if self.plan.lists else None,
         )
 
 
@@ -269,6 +272,13 @@ class Session:
             for probe in self.probes.values():
                 probe.place(self.process)
         return False
+
+    def lists(self) -> ListsSnapshot | None:
+        """The process's lists of thread stacks as they are now."""
+        assert self.plan.process is not None
+        assert self.process is not None
+        plan = self.plan.process.lists
+        return read_lists(read, self.process.lists(plan)) if plan else None
 
     def is_in_process(self, guest: Guest) -> bool:
         """Whether the guest is stopped in the process, or a child of it, in user mode."""

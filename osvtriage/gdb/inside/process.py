@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from osvtriage.gdb.inside.guest import Guest, read
-from osvtriage.model.plan import Place, ProcessPlan
+from osvtriage.model.plan import Place, ProcessListsPlan, ProcessPlan, StackListsPlan
 from osvtriage.systems.process import auxiliary_vector, loaded
 
 
@@ -21,6 +21,19 @@ class Process:
     def address(self, place: Place) -> int:
         """The address of *place* in this process."""
         return self._bases[place.module] + place.offset
+
+    def lists(self, plan: ProcessListsPlan) -> StackListsPlan:
+        """Where this process has its lists of thread stacks."""
+        heads = plan.heads
+        return StackListsPlan(
+            used=self.address(heads.used),
+            cache=self.address(heads.cache),
+            user=self.address(heads.user) if heads.user else None,
+            in_flight=self.address(heads.in_flight) if heads.in_flight else None,
+            lock=self.address(heads.lock),
+            list_offset=plan.list_offset,
+            tid_offset=plan.tid_offset,
+        )
 
     def is_in(self, guest: Guest) -> bool:
         """Whether the guest is stopped in user mode of a process of that name."""
