@@ -111,6 +111,7 @@ PPC64LE = Arch(
     frame_pointer=None,
     link_register="lr",
     prologue=(),
+    page_tables=None,
     user_mode=("msr", _MSR_BITS["PR"]),
     msr_bits=_MSR_BITS,
     traps=_TRAPS,

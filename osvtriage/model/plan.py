@@ -208,6 +208,24 @@ class StackListsPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class InterleavePlan:
+    """How a fork is made to happen while a thread is in its critical section.
+
+    The thread comes to ``thread`` last of all before it; the section is where it holds the lock of
+    the lists. It is held by pointing it to ``spin``, a ``jmp .``. Writing 1 into ``go`` makes
+    another thread fork. Children are looked at from ``reclaim`` to ``returns``. Without
+    ``recovery`` what announces the move is overwritten first.
+    """
+
+    thread: Place
+    go: Place
+    spin: Place
+    reclaim: tuple[Place, ...]
+    returns: tuple[Place, ...]
+    recovery: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GdbPlan:
     """All probes of a trial, and what is known of the guest that they are in.
 
@@ -222,6 +240,7 @@ class GdbPlan:
     threads: ThreadListPlan | None = None
     pinpoint: str | None = None
     process: ProcessPlan | None = None
+    interleave: InterleavePlan | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

@@ -17,6 +17,8 @@ LINUX = System(name="linux", title="Linux", sleeps_in="schedule")
 
 # TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).
 COMM_BYTES = 16
+# What fork, vfork, clone and clone3 all come to, in kernel/fork.c; the second until 5.9.
+CLONE_FUNCTIONS = ("kernel_clone", "_do_fork")
 # What the first task is called in its initialiser (INIT_TASK_COMM, include/linux/init_task.h).
 FIRST_COMM = b"swapper\0"
 # The string in every kernel that names its exact build, init/version.c.
