@@ -23,8 +23,8 @@ RECORD = "image.json"
 Origin = Literal["debian", "user"]
 
 DiskFormat = Literal["raw", "qcow2"]
-KernelFormat = Literal["elf", "raw", "qcow2"]
-"""How a kernel is booted: an ELF file by QEMU itself, a disk by its own boot sector."""
+KernelFormat = Literal["elf", "bzimage", "raw", "qcow2"]
+"""How a kernel is booted: an ELF file or a boot image by QEMU itself, a disk by its boot sector."""
 
 KERNEL = "vmlinux"
 """What the kernel is called in the directory of a Linux image."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -250,15 +251,20 @@ class ImageStore:
         return tuple(damage(directory, record, thorough=True))
 
 
-def initrd(image: Image, payload: Path | None) -> Path:
+def initrd(
+    image: Image, payload: Path | None, more_files: Mapping[str, Path] | None = None
+) -> Path:
     """The initramfs with *image*'s userland and *payload*, from the cache where it was made.
 
+    Args:
+        more_files: files by their absolute paths in the guest, such as a program's libraries.
+
     Raises:
-        ImageError: *image* is none of Linux, and has no userland of that kind.
+        ImageError: *image* has its userland in itself.
     """
     if image.busybox is None:
-        raise ImageError(f"{image.name} is an image of {image.system}, which has no initramfs")
-    return make_initramfs(image.busybox, payload)
+        raise ImageError(f"{image.name} has its userland in itself, and takes no initramfs")
+    return make_initramfs(image.busybox, payload, more_files)
 
 
 def sweep_leftovers() -> None:
