@@ -14,7 +14,7 @@ from osvtriage.arch import Arch
 from osvtriage.images.elf import MAGIC, mapped
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.progress import Progress
-from osvtriage.images.record import KERNEL, KernelFormat
+from osvtriage.images.record import KERNEL, KernelFormat, file_sha256
 from osvtriage.images.vmlinuz import kernel_symbols
 
 BOOT_IMAGE = "vmlinuz"
@@ -30,6 +30,7 @@ class LinuxKernel:
     version: str
     sha256: str
     symbols: Path
+    symbols_sha256: str
 
     @property
     def name(self) -> str:
@@ -51,6 +52,9 @@ def check_linux(path: Path, arch: Arch, progress: Progress) -> LinuxKernel:
     checked = check_kernel(path, arch)
     with mapped(path, "kernel", "") as data:
         is_elf = data[: len(MAGIC)] == MAGIC
-    symbols = path if is_elf else kernel_symbols(path, progress)
-    format_: KernelFormat = "elf" if is_elf else "bzimage"
-    return LinuxKernel(path, format_, checked.version, checked.sha256, symbols)
+    if is_elf:
+        return LinuxKernel(path, "elf", checked.version, checked.sha256, path, checked.sha256)
+    symbols = kernel_symbols(path, progress)
+    return LinuxKernel(
+        path, "bzimage", checked.version, checked.sha256, symbols, file_sha256(symbols)
+    )
