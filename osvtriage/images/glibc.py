@@ -101,20 +101,19 @@ def sysroot(
 def make(archive: Archive, arch: Arch, progress: Progress) -> Sysroot:
     """The glibc of the newest packages of an *archive* that :func:`suites.opened` gave."""
     packages = list(_packages(archive))
-    version = packages[0].version
     results = _results(archive.suite, arch)
-    result = results.place(version, {package.name: package.sha256 for package in packages})
-    if result != results.current or not (result / _RECORD).is_file():
-        sweep(results.directory)
-        with new_directory(result) as root:
-            _fill(root, archive, packages, arch)
-            record = {"schema": _SCHEMA, "packages": [asdict(p.package) for p in packages]}
-            (root / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        results.publish(result)
-        progress(f"glibc {version} of Debian {archive.suite} is there")
-    if (kept := _kept(archive.suite, arch)) is None:
-        raise ImageError(f"the record of {result} cannot be read", "remove that directory")
-    return kept
+    made_of = {package.name: package.sha256 for package in packages}
+    result = results.place(packages[0].version, made_of)
+    if result == results.current and (kept := _kept(archive.suite, arch)) is not None:
+        return kept
+    sweep(results.directory)
+    with new_directory(result) as root:
+        _fill(root, archive, packages, arch)
+        record = {"schema": _SCHEMA, "packages": [asdict(p.package) for p in packages]}
+        (root / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    results.publish(result)
+    progress(f"glibc {packages[0].version} of Debian {archive.suite} is there")
+    return _described(result, archive.suite, arch, tuple(p.package for p in packages))
 
 
 def _packages(archive: Archive) -> Iterator[Candidate]:
@@ -152,6 +151,10 @@ def _kept(suite: str, arch: Arch) -> Sysroot | None:
         packages = tuple(Package(**package) for package in record["packages"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return _described(root, suite, arch, packages)
+
+
+def _described(root: Path, suite: str, arch: Arch, packages: tuple[Package, ...]) -> Sysroot:
     return Sysroot(
         suite=suite,
         version=packages[0].version.partition("-")[0],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
@@ -14,11 +14,19 @@ from osvtriage.model.errors import SymbolError
 if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
 
+_Item = TypeVar("_Item")
+
 # <elf.h>: the bit of DT_FLAGS_1 that a linker sets in programs only.
 _DF_1_PIE = 0x08000000
 
 # What a damaged file makes the parsing raise.
-_DAMAGED = (ValueError, IndexError, KeyError, OverflowError, AttributeError, struct.error)
+_DAMAGED = (
+    *(ValueError, IndexError, KeyError, OverflowError, AttributeError, StopIteration),
+    struct.error,
+)
+
+# libc.so.6, with most of all, defines 50 versions. A damaged file can claim 4 billion.
+_MOST_VERSIONS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ def dynamic_info(path: Path, arch: Arch) -> DynamicInfo:
     """
     # Imported on use, as in osvtriage.symbols.elf.
     from elftools.common.exceptions import ELFError
+    from elftools.construct.core import ConstructError
     from elftools.elf.elffile import ELFFile
 
     try:
@@ -67,7 +76,7 @@ def dynamic_info(path: Path, arch: Arch) -> DynamicInfo:
         raise SymbolError(f"cannot read {path}: {error.strerror}") from error
     except ELFError as error:
         raise SymbolError(f"{path} is not an ELF file: {error}") from error
-    except _DAMAGED as error:
+    except (ConstructError, *_DAMAGED) as error:
         raise SymbolError(f"{path} is damaged: {error}") from error
 
 
@@ -94,11 +103,11 @@ def _read(elf: ELFFile) -> DynamicInfo:
                     pie = bool(tag.entry.d_val & _DF_1_PIE)
     for section in elf.iter_sections():
         if isinstance(section, GNUVerNeedSection):
-            for library, names in section.iter_versions():
-                wanted[library.name or ""] = frozenset(one.name for one in names)
+            for library, names in _few(section.iter_versions()):
+                wanted[library.name or ""] = frozenset(one.name for one in _few(names))
         elif isinstance(section, GNUVerDefSection):
             # Of each definition the first name is its own, the others are those it inherits from.
-            defined = frozenset(next(names).name for _, names in section.iter_versions())
+            defined = frozenset(next(names).name for _, names in _few(section.iter_versions()))
         elif isinstance(section, NoteSection) and section.name == ".note.gnu.build-id":
             build_id = next(note["n_desc"] for note in section.iter_notes())
     position_independent = elf["e_type"] == "ET_DYN"
@@ -112,3 +121,10 @@ def _read(elf: ELFFile) -> DynamicInfo:
         versions_defined=defined,
         build_id=build_id,
     )
+
+
+def _few(versions: Iterator[_Item]) -> Iterator[_Item]:
+    for number, version in enumerate(versions):
+        if number == _MOST_VERSIONS:
+            raise ValueError(f"more than {_MOST_VERSIONS} symbol versions")
+        yield version
