@@ -78,6 +78,11 @@ class Arch:
     # What `info registers -a` prints -> vCPU -> register -> digits; None where no word needs it.
     monitor_registers: Callable[[str], dict[int, dict[str, str]]] | None
 
+    @property
+    def triplet(self) -> str:
+        """What GNU tools and Debian's library directories call it, such as x86_64-linux-gnu."""
+        return self.cross_compiler.removesuffix("-gcc")
+
     def words_of(self, names: Iterable[str]) -> tuple[str, ...]:
         """*names* with every group's members in the group's place, each once."""
         return tuple(

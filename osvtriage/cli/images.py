@@ -32,8 +32,8 @@ def images() -> None:
     """Make, add and check the images that guests boot from.
 
     An image is a kernel and a userland. Those that come with osvtriage are made of Debian's
-    packages, on first use or with `images build`; `images add` takes a Linux kernel of your own, or
-    an OSv.
+    packages, on first use or with `images build`; `images add` takes a Linux kernel or a Linux disk
+    of your own, or an OSv.
     """
 
 
@@ -118,31 +118,40 @@ def build(name: str, update: bool, as_json: bool) -> None:
 @click.option("--arch", help="The processor, such as ppc64le; OSv is for x86_64 anyway.")
 @click.option(
     "--kernel",
-    required=True,
     type=_FILE,
-    help="Linux: vmlinux, not stripped. OSv: loader.elf, loader-stripped.elf, or a disk that boots "
-    "(loader.img, usr.img).",
+    help="Linux: vmlinux, not stripped, or for x86_64 a vmlinuz. OSv: loader.elf, "
+    "loader-stripped.elf, or a disk that boots (loader.img, usr.img).",
 )
-@click.option("--symbols", type=_FILE, help="OSv: loader.elf, where the kernel has no symbols.")
-@click.option("--disk", type=_FILE, help="OSv: a further disk, such as usr.img.")
+@click.option(
+    "--symbols",
+    type=_FILE,
+    help="OSv: loader.elf, where the kernel has no symbols. Linux: the vmlinux or vmlinuz that is "
+    "on the disk, where the kernel is to be looked into.",
+)
+@click.option(
+    "--disk",
+    type=_FILE,
+    help="Linux: a disk that boots by itself, in place of --kernel. OSv: a further disk, such as "
+    "usr.img.",
+)
 @click.option(
     "--append",
     metavar="LINE",
-    help="The kernel's command line. Linux: in place of the default image's. OSv: its options and "
-    "the application; a disk holds one already.",
+    help="The kernel's command line. Linux: in place of the default image's; not for a disk. OSv: "
+    "its options and the application; a disk holds one already.",
 )
 @click.option(
     "--memory",
     type=click.IntRange(min=64),
     metavar="MIB",
-    help="Memory of the guest; for OSv 512 unless given.",
+    help="Memory of the guest; for OSv 512 unless given, for a Linux disk 2048.",
 )
 @json_option
 def add(
     name: str,
     system: str,
     arch: str | None,
-    kernel: Path,
+    kernel: Path | None,
     symbols: Path | None,
     disk: Path | None,
     append: str | None,
@@ -151,12 +160,13 @@ def add(
 ) -> None:
     """Copy a kernel of your own, and call it the image NAME.
 
-    The userland of a Linux is that of the default image of the processor. An OSv has its
-    application in itself, or on its disk; guests never write to either.
+    The userland of a Linux is that of the default image of the processor; a Linux disk has its own.
+    An OSv has its application in itself, or on its disk. Guests never write to any of these.
 
     \b
     Examples:
       osvtriage images add mainline --arch ppc64le --kernel ~/linux/vmlinux
+      osvtriage images add server --arch x86_64 --disk server.qcow2
       cd ~/osv/build/release.x64
       osvtriage images add hello --system osv --kernel loader-stripped.elf \\
           --symbols loader.elf --disk usr.img --append '--rootfs=rofs /hello'
@@ -236,7 +246,7 @@ def _print_image(summary: ImageSummary, image: Image | None, as_json: bool) -> N
     if image is not None:
         lines["files"] = "\n".join(str(path) for path in (image.kernel, image.busybox) if path)
         if image.symbols != image.kernel:
-            lines["symbols"] = str(image.symbols)
+            lines["symbols"] = str(image.symbols or "none")
         lines["disks"] = "\n".join(f"{disk.path} ({disk.format})" for disk in image.disks)
         lines["sha256"] = image.kernel_sha256
         lines["memory"] = f"{image.memory} MiB"

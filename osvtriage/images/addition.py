@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from osvtriage.arch import ARCHES
+from osvtriage.arch import ARCHES, X86_64
 from osvtriage.images import osv, sparse
 from osvtriage.images.build import timestamp
 from osvtriage.images.disk import check_disk
-from osvtriage.images.kernel import check_kernel
+from osvtriage.images.linux import check_linux
 from osvtriage.images.progress import Progress
 from osvtriage.images.record import KERNEL, DiskFormat, Record, Stamp
-from osvtriage.model.errors import ImageError
+from osvtriage.model.errors import ImageError, UsageError
 from osvtriage.recipe.image import ImageManifest
 
 _OSV_KERNEL, _SYMBOLS, _DISK = "kernel", "symbols", "disk0"
+_LINUX_DISK = "disk"
+
+# MiB. What distributions ask for at least is 1 GiB (Debian) to 1.5 GiB (RHEL).
+_LINUX_DISK_MEMORY = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +62,86 @@ class Addition:
 
 
 def of_linux(
-    kernel: Path, userland: ImageManifest, append: str | None, memory: int | None
+    kernel: Path,
+    userland: ImageManifest,
+    append: str | None,
+    memory: int | None,
+    progress: Progress,
 ) -> Addition:
     """A Linux *kernel* with the command line and memory of *userland*, where none are given."""
-    checked = check_kernel(kernel, ARCHES[userland.arch])
-    record = _record(
-        system="linux",
-        arch=userland.arch,
-        memory=userland.memory if memory is None else memory,
-        append=userland.append if append is None else append,
-        kernel_version=checked.version,
+    linux = check_linux(kernel, ARCHES[userland.arch], progress)
+    record = replace(
+        _record(
+            system="linux",
+            arch=userland.arch,
+            memory=userland.memory if memory is None else memory,
+            append=userland.append if append is None else append,
+            kernel_version=linux.version,
+        ),
+        kernel=linux.name,
+        kernel_format=linux.format,
     )
-    return Addition(record, {KERNEL: _Source(kernel, checked.sha256)})
+    return Addition(
+        record,
+        {
+            KERNEL: _Source(linux.symbols, linux.symbols_sha256),
+            linux.name: _Source(linux.path, linux.sha256),
+        },
+    )
+
+
+def of_linux_disk(
+    disk: Path | None,
+    symbols: Path | None,
+    arch: str,
+    append: str | None,
+    memory: int | None,
+    progress: Progress,
+) -> Addition:
+    """A *disk* that boots a Linux by its own boot loader, into a userland of its own.
+
+    *symbols* is the kernel that is on the disk, as a file of its own: a vmlinux or a vmlinuz. That
+    it is that kernel can only be seen in the guest.
+
+    Raises:
+        UsageError: there is no disk, or something else does not fit.
+        ImageError: a file is not what it should be.
+    """
+    if disk is None:
+        raise UsageError(
+            "a Linux needs --kernel, or --disk with a disk that boots by itself",
+            hint="see `osvtriage images add --help`",
+        )
+    if arch != X86_64.name:
+        raise UsageError(
+            f"a disk that boots by itself is for {X86_64.name}, not for {arch!r}",
+            hint="give the kernel: --kernel vmlinux",
+        )
+    if append is not None:
+        raise UsageError(
+            f"{disk} holds its kernel's command line itself, and --append cannot change it",
+            hint="change it in the guest, in its boot loader's configuration",
+        )
+    checked = check_disk(disk)
+    sources = {_LINUX_DISK: _Source(disk, checked.sha256)}
+    version = "unknown"
+    if symbols is not None:
+        linux = check_linux(symbols, X86_64, progress)
+        sources[KERNEL] = _Source(linux.symbols, linux.symbols_sha256)
+        version = linux.version
+    record = replace(
+        _record(
+            system="linux",
+            arch=arch,
+            memory=_LINUX_DISK_MEMORY if memory is None else memory,
+            append="",
+            kernel_version=version,
+        ),
+        kernel=_LINUX_DISK,
+        kernel_format=checked.format,
+        symbols=KERNEL if symbols is not None else None,
+    )
+    return Addition(record, sources)
 
 
 def of_osv(

@@ -198,7 +198,9 @@ def _lock_is_free(descriptor: int, entry: Path) -> bool:
 def _fsync_tree(directory: Path) -> None:
     for parent, _, files in os.walk(directory):
         for name in files:
-            _fsync_path(Path(parent) / name)
+            # A symbolic link has nothing of its own to write: it is in its directory.
+            if not (path := Path(parent) / name).is_symlink():
+                _fsync_path(path)
         _fsync_directory(Path(parent))
 
 

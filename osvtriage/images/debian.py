@@ -8,6 +8,7 @@ signatures and sums.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import re
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from osvtriage.images.atomic import disk_full, explained, new_file
@@ -73,14 +74,10 @@ Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 """
 
+_NO_SUITE = re.compile(r"(does not have|no longer has) a Release file")
+
 # (what apt says, what it means, the next step), the most telling first.
 _APT_FAILURES = (
-    (
-        r"(does not have|no longer has) a Release file",
-        "the mirror does not have this suite",
-        f"Debian takes old suites off its mirrors: set {VARIABLE} to its archive of old releases, "
-        "or use another image (`osvtriage images list`)",
-    ),
     (
         r"NO_PUBKEY|EXPKEYSIG|BADSIG|GPG error|is not signed|not be authenticated",
         "its signature was not accepted",
@@ -93,6 +90,14 @@ _APT_FAILURES = (
         "check the network and apt's proxy (does `apt-get update` work?), then try again",
     ),
 )
+
+
+Place = Callable[[PurePosixPath], PurePosixPath | None]
+"""Where a package's file goes, below a directory; both paths are relative. None: nowhere."""
+
+
+class SuiteGone(ImageError):
+    """The mirror has no such suite, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,31 @@ class Archive:
         finally:
             deb.unlink(missing_ok=True)
 
+    def fetch_tree(
+        self, candidate: Candidate, place: Place, directory: Path, scratch: Path
+    ) -> None:
+        """Download a package, and unpack its files and symbolic links to where *place* puts them.
+
+        *scratch* is a directory for the .deb.
+        """
+        deb = self._download(candidate, scratch)
+        try:
+            self._progress(f"unpacking {candidate.name} {candidate.version}")
+            with self._contents(deb) as tar:
+                for member in tar:
+                    if (path := place(PurePosixPath(member.name))) is None:
+                        continue
+                    target = directory / path
+                    if member.issym():
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.symlink_to(member.linkname)
+                    elif member.isreg():
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        with target.open("xb") as file:
+                            _copy(tar, member, file)
+        finally:
+            deb.unlink(missing_ok=True)
+
     def _size_of_related(self, name: str, source: str) -> int | None:
         try:
             candidate = self.newest(name)
@@ -223,6 +253,17 @@ class Archive:
         return debs[0]
 
     def _unpack(self, deb: Path, wanted: re.Pattern[str], destination: Path) -> bool:
+        with self._contents(deb) as tar:
+            for member in tar:
+                if member.isreg() and wanted.fullmatch(member.name):
+                    with new_file(destination) as file:
+                        _copy(tar, member, file)
+                    return True
+        return False
+
+    @contextlib.contextmanager
+    def _contents(self, deb: Path) -> Iterator[tarfile.TarFile]:
+        """The files of a package, to be read in their order and as far as is wanted."""
         process = subprocess.Popen(
             [self._dpkg_deb, "--fsys-tarfile", str(deb)],
             stdin=subprocess.DEVNULL,
@@ -233,25 +274,17 @@ class Archive:
         assert process.stderr is not None
         try:
             with tarfile.open(fileobj=cast("BinaryIO", process.stdout), mode="r|") as tar:
-                for member in tar:
-                    if not (member.isreg() and wanted.fullmatch(member.name)):
-                        continue
-                    contents = tar.extractfile(member)
-                    assert contents is not None
-                    with new_file(destination) as file:
-                        shutil.copyfileobj(contents, file, 1 << 20)
-                    return True
+                yield tar
         except tarfile.TarError as error:
             process.kill()
             said = process.stderr.read().decode(errors="replace").strip()
             raise ImageError(f"cannot unpack {deb.name}: {said or error}") from error
         finally:
-            # The rest of the package is not wanted: dpkg-deb need not decompress it.
+            # What is left of the package is not wanted: dpkg-deb need not decompress it.
             process.kill()
             process.stdout.close()
             process.stderr.close()
             process.wait()
-        return False
 
     def _apt(
         self,
@@ -288,10 +321,22 @@ class Archive:
         if "No space left on device" in said:
             return disk_full(where or self._root)
         archive = f"Debian {self.suite} ({self.architecture}) from {self._uri}"
+        if _NO_SUITE.search(said):
+            return SuiteGone(
+                f"{archive}: {what}: the mirror does not have this suite\n{done.last_words()}",
+                f"Debian takes old suites off its mirrors: set {VARIABLE} to its archive of old "
+                "releases, or use another image (`osvtriage images list`)",
+            )
         for pattern, reason, hint in _APT_FAILURES:
             if re.search(pattern, said):
                 return ImageError(f"{archive}: {what}: {reason}\n{done.last_words()}", hint)
         return ImageError(f"{archive}: {what}\n{done.last_words()}", "see apt's words above")
+
+
+def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, file: BinaryIO) -> None:
+    contents = tar.extractfile(member)
+    assert contents is not None
+    shutil.copyfileobj(contents, file, 1 << 20)
 
 
 def parse_show(text: str) -> Iterator[Candidate]:

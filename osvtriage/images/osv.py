@@ -98,20 +98,15 @@ def with_kernel(image: Image, kernel: Path) -> Image:
     The image's symbols stay where the new kernel is stripped and its code is the same.
 
     Raises:
-        ImageError: the kernel has no symbols and is of another build than the image's; or the
-            image's kernel is a disk, which cannot be taken apart.
+        ImageError: the kernel has no symbols and is of another build than the image's.
     """
-    if image.kernel_format != "elf":
-        raise ImageError(
-            f"the kernel of the image {image.name} is inside a disk and cannot be replaced",
-            hint="add the other kernel as an image of its own: `osvtriage images add --help`",
-        )
     loader = _read_elf(kernel, "kernel", _LOADER)
     sha256 = file_sha256(kernel)
-    symbols, symbols_sha256 = kernel, sha256
+    symbols: Path | None = kernel
+    symbols_sha256: str | None = sha256
     if loader.has_symbols:
         _check_functions(kernel)
-    elif loader.text == _read_elf(image.symbols, "symbol file", _LOADER).text:
+    elif image.symbols and loader.text == _read_elf(image.symbols, "symbol file", _LOADER).text:
         symbols, symbols_sha256 = image.symbols, image.symbols_sha256
     else:
         raise ImageError(

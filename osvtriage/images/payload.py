@@ -11,6 +11,7 @@ import json
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from osvtriage.arch import Arch
@@ -24,7 +25,10 @@ from osvtriage.recipe.shipped import payloads_directory
 # gcc takes less than a second for a payload; a minute is a machine that is swapping.
 _COMPILE_LIMIT = 120.0
 
-_FLAGS = ("-std=gnu11", "-static", "-O2", "-Wall", "-Wextra")
+COMPILE_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
+"""How every payload is compiled."""
+
+_FLAGS = (*COMPILE_FLAGS, "-static")
 
 # What gcc and ld say where the C library for the processor is not installed.
 _NO_LIBRARY = re.compile(r"cannot find -lc\b|(stdio|stdlib|errno)\.h: No such file")
@@ -75,8 +79,16 @@ def compile_payload(source: Path, arch: Arch, progress: Progress = silent) -> Pa
         MissingRequirement: no compiler or no C library for *arch*.
         ImageError: the compiler refused the source; its words are in the message.
     """
+    return compiled(source, arch, _FLAGS, progress)
+
+
+def compiled(source: Path, arch: Arch, flags: Sequence[str], progress: Progress = silent) -> Path:
+    """As :func:`compile_payload`, with *flags* that say how to compile and to link.
+
+    Flags that name directories are taken to change whenever these do.
+    """
     program = compiler(arch)
-    flags = (*_FLAGS, *arch.compiler_flags)
+    flags = (*flags, *arch.compiler_flags)
     key = _key(source, program, flags)
     directory = cache_directory() / "payloads" / f"{source.stem}-{arch.name}-{key[:16]}"
     result = directory / source.stem

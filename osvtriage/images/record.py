@@ -23,8 +23,10 @@ RECORD = "image.json"
 Origin = Literal["debian", "user"]
 
 DiskFormat = Literal["raw", "qcow2"]
-KernelFormat = Literal["elf", "raw", "qcow2"]
-"""How a kernel is booted: an ELF file by QEMU itself, a disk by its own boot sector."""
+KernelFormat = Literal["elf", "bzimage", "raw", "qcow2"]
+"""How a kernel is booted: an ELF file or a boot image by QEMU itself, a disk by its boot sector."""
+
+_DISK_FORMATS = ("raw", "qcow2")
 
 KERNEL = "vmlinux"
 """What the kernel is called in the directory of a Linux image."""
@@ -53,9 +55,10 @@ class Image:
     """An image whose files are on this machine. ``memory`` is in MiB.
 
     ``symbols`` is the ELF file with the kernel's symbol table: the kernel itself, unless that is
-    stripped or a disk. ``disks`` are those beside the one that may be the kernel. Only Linux has a
-    ``busybox``. A kernel that is a disk holds its command line itself: ``append`` then says what it
-    is, where that is known.
+    stripped, a boot image or a disk; None where the user has none of a Linux disk. ``disks`` are
+    those beside the one that may be the kernel. ``busybox`` is of a Linux whose userland osvtriage
+    makes. A kernel that is a disk holds its command line itself: ``append`` then says what it is,
+    where that is known.
     """
 
     name: str
@@ -63,18 +66,23 @@ class Image:
     arch: str
     kernel: Path
     kernel_format: KernelFormat
-    symbols: Path
+    symbols: Path | None
     disks: tuple[Disk, ...]
     busybox: Path | None
     memory: int
     append: str
     kernel_version: str
     kernel_sha256: str
-    symbols_sha256: str
+    symbols_sha256: str | None
     busybox_sha256: str | None
     packages: tuple[Package, ...]
     origin: Origin
     built: str
+
+    @property
+    def boots_itself(self) -> bool:
+        """Whether its kernel is in a disk, with a command line that cannot be changed."""
+        return self.kernel_format in _DISK_FORMATS
 
     def to_json(self) -> dict[str, Any]:
         """The image as ``images build --json`` prints it; a superset of ``image`` in run.json."""
@@ -123,7 +131,7 @@ class Record:
     files: Mapping[str, Stamp]
     kernel: str = KERNEL
     kernel_format: KernelFormat = "elf"
-    symbols: str = KERNEL
+    symbols: str | None = KERNEL
     disks: Mapping[str, DiskFormat] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
@@ -131,6 +139,11 @@ class Record:
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
         with new_file(directory / RECORD) as file:
             file.write(text.encode())
+
+    @property
+    def boots_itself(self) -> bool:
+        """As :attr:`Image.boots_itself`."""
+        return self.kernel_format in _DISK_FORMATS
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -146,7 +159,7 @@ class Record:
             data["packages"] = tuple(Package(**package) for package in data["packages"])
             data["files"] = {name: Stamp(**stamp) for name, stamp in data["files"].items()}
             record = cls(**data)
-            named = {record.kernel, record.symbols, *record.disks}
+            named = {record.kernel, record.symbols or record.kernel, *record.disks}
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{directory / RECORD} lacks a field: {error}") from error
         if missing := named - record.files.keys():

@@ -2,7 +2,8 @@
 
 An image with a manifest is made in the cache (see :mod:`osvtriage.images.build`). A kernel that was
 added lies in the data directory, in ``images/NAME/``. A Linux one borrows busybox from the image of
-its processor that is marked ``default``; OSv has its application in itself or on a disk.
+its processor that is marked ``default``; OSv has its application in itself or on a disk, and a
+Linux disk its whole userland.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +27,7 @@ from osvtriage.images.build import (
     results_directory,
 )
 from osvtriage.images.initramfs import make_initramfs
-from osvtriage.images.kernel import check_kernel
+from osvtriage.images.linux import check_linux
 from osvtriage.images.lock import locked
 from osvtriage.images.names import added_names, image_names, shipped_names
 from osvtriage.images.places import cache_directory, data_directory
@@ -83,10 +85,9 @@ class ImageStore:
         except ImageError:
             state = "damaged"
         about = manifest or record
-        added = "an OSv" if about and about.system == "osv" else "a kernel"
         return ImageSummary(
             name=name,
-            title=manifest.title if manifest else f"{added} that was added",
+            title=manifest.title if manifest else f"{_what(record)} that was added",
             system=about.system if about else "linux",
             arch=about.arch if about else "unknown",
             origin="debian" if manifest else "user",
@@ -107,7 +108,7 @@ class ImageStore:
         """
         directory, record = _sound_record(name)
         busybox, busybox_sha256 = None, None
-        if record.system == "linux":
+        if record.system == "linux" and not record.boots_itself:
             lender_directory, lender = directory, record
             if BUSYBOX not in record.files:
                 lender_directory, lender = _sound_record(_userland(record.arch).name)
@@ -119,7 +120,7 @@ class ImageStore:
             arch=record.arch,
             kernel=directory / record.kernel,
             kernel_format=record.kernel_format,
-            symbols=directory / record.symbols,
+            symbols=directory / record.symbols if record.symbols else None,
             disks=tuple(
                 Disk(directory / file, format_, record.files[file].sha256)
                 for file, format_ in record.disks.items()
@@ -129,7 +130,7 @@ class ImageStore:
             append=record.append,
             kernel_version=record.kernel_version,
             kernel_sha256=record.files[record.kernel].sha256,
-            symbols_sha256=record.files[record.symbols].sha256,
+            symbols_sha256=record.files[record.symbols].sha256 if record.symbols else None,
             busybox_sha256=busybox_sha256,
             packages=record.packages,
             origin=record.origin,
@@ -156,7 +157,7 @@ class ImageStore:
         """
         if name in added_names():
             raise UsageError(
-                f"{name} is a kernel that was added: there is nothing to build it from",
+                f"{name} was added: there is nothing to build it from",
                 hint=f"to replace it, `osvtriage images remove {name}`, then `images add`",
             )
         manifest = _manifest(name)
@@ -172,7 +173,7 @@ class ImageStore:
         name: str,
         system: str,
         arch: str | None,
-        kernel: Path,
+        kernel: Path | None,
         append: str | None = None,
         memory: int | None = None,
         symbols: Path | None = None,
@@ -183,25 +184,30 @@ class ImageStore:
 
         *memory* is in MiB. For Linux, it and *append* are the default image's of that processor,
         unless given, and the busybox that the image borrows need not be there yet: :meth:`ensure`
-        sees to that. For OSv, see :func:`osvtriage.images.addition.of_osv`.
+        sees to that. A Linux without *kernel* is a *disk* that boots by itself, see
+        :func:`osvtriage.images.addition.of_linux_disk`; for OSv, see
+        :func:`osvtriage.images.addition.of_osv`.
 
         Raises:
             UsageError: the name is taken or none, or the arguments do not go together.
             ImageError: a file is not what it should be.
         """
         _check_new_name(name)
-        progress(f"checking {kernel}")
+        progress(f"checking {kernel or disk or symbols}")
         if system == "osv":
+            if kernel is None:
+                raise UsageError("an OSv needs --kernel: its loader.elf, or a disk that boots")
             if arch not in (None, osv.ARCH.name):
                 raise UsageError(
                     f"images of osv are for {osv.ARCH.name}, not for {arch!r}",
                     hint="leave --arch out",
                 )
             new = addition.of_osv(kernel, symbols, disk, append, memory)
+        elif kernel is None:
+            new = addition.of_linux_disk(disk, symbols, _arch(arch), append, memory, progress)
         else:
-            new = addition.of_linux(
-                kernel, _linux_userland(system, arch, symbols, disk), append, memory
-            )
+            userland = _linux_userland(system, arch, symbols, disk)
+            new = addition.of_linux(kernel, userland, append, memory, progress)
         target = _added_directory(name)
         with locked(target.parent / ".lock", f"adding {name}", silent):
             _check_new_name(name)
@@ -210,19 +216,25 @@ class ImageStore:
                 new.write(scratch, progress)
         return self.summary(name)
 
-    def with_kernel(self, image: Image, kernel: Path) -> Image:
+    def with_kernel(self, image: Image, kernel: Path, progress: Progress = silent) -> Image:
         """*image* with another kernel file, which is checked, not copied."""
         kernel = kernel.absolute()
+        if image.boots_itself:
+            raise ImageError(
+                f"the kernel of the image {image.name} is inside a disk and cannot be replaced",
+                hint="add the other kernel as an image of its own: `osvtriage images add --help`",
+            )
         if image.system == "osv":
             return osv.with_kernel(image, kernel)
-        checked = check_kernel(kernel, ARCHES[image.arch])
+        linux = check_linux(kernel, ARCHES[image.arch], progress)
         return replace(
             image,
             kernel=kernel,
-            symbols=kernel,
-            kernel_version=checked.version,
-            kernel_sha256=checked.sha256,
-            symbols_sha256=checked.sha256,
+            kernel_format=linux.format,
+            symbols=linux.symbols,
+            kernel_version=linux.version,
+            kernel_sha256=linux.sha256,
+            symbols_sha256=linux.symbols_sha256,
             packages=(),
             origin="user",
         )
@@ -250,15 +262,20 @@ class ImageStore:
         return tuple(damage(directory, record, thorough=True))
 
 
-def initrd(image: Image, payload: Path | None) -> Path:
+def initrd(
+    image: Image, payload: Path | None, more_files: Mapping[str, Path] | None = None
+) -> Path:
     """The initramfs with *image*'s userland and *payload*, from the cache where it was made.
 
+    Args:
+        more_files: files by their absolute paths in the guest, such as a program's libraries.
+
     Raises:
-        ImageError: *image* is none of Linux, and has no userland of that kind.
+        ImageError: *image* has its userland in itself.
     """
     if image.busybox is None:
-        raise ImageError(f"{image.name} is an image of {image.system}, which has no initramfs")
-    return make_initramfs(image.busybox, payload)
+        raise ImageError(f"{image.name} has its userland in itself, and takes no initramfs")
+    return make_initramfs(image.busybox, payload, more_files)
 
 
 def sweep_leftovers() -> None:
@@ -304,18 +321,29 @@ def _linux_userland(
     """The userland for a kernel that is added, where the other arguments are those of a Linux."""
     if symbols or disk:
         raise UsageError(
-            "--symbols and --disk are for OSv: a Linux kernel is given with its symbols, "
+            "--symbols and --disk do not go with a Linux --kernel: it is given with its symbols, "
             "and its disk is the initramfs",
-            hint="add --system osv, or leave them out",
+            hint="leave them out; or leave --kernel out, where the disk boots by itself",
         )
+    userland = _userland(_arch(arch))
+    if system != userland.system:
+        raise UsageError(f"there is no userland for {system} on {arch}")
+    return userland
+
+
+def _arch(arch: str | None) -> str:
     if arch is None:
         raise UsageError(
             "the processor that the kernel is for is missing", hint="give --arch, such as ppc64le"
         )
-    userland = _userland(arch)
-    if system != userland.system:
-        raise UsageError(f"there is no userland for {system} on {arch}")
-    return userland
+    return arch
+
+
+def _what(record: Record | None) -> str:
+    """What the user added, in two words."""
+    if record is None or record.system == "linux":
+        return "a disk" if record and record.boots_itself else "a kernel"
+    return "an OSv"
 
 
 def _added_directory(name: str) -> Path:
@@ -355,7 +383,7 @@ def _sound_record(name: str) -> tuple[Path, Record]:
 
 def _make_again(name: str, added: bool) -> str:
     if added:
-        return f"remove it with `osvtriage images remove {name}` and add the kernel again"
+        return f"remove it with `osvtriage images remove {name}` and add it again"
     return f"make it again with `osvtriage images build {name}`"
 
 

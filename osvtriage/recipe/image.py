@@ -23,12 +23,13 @@ class DebianPackages(_Table):
     """Where the kernel and the userland come from.
 
     ``kernel`` may be a metapackage: its dependencies are followed to the package that holds the
-    kernel.
+    kernel. With ``glibc``, what programs are built against is fetched as well.
     """
 
     suite: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
     kernel: _PackageName
     busybox: _PackageName = "busybox-static"
+    glibc: bool = False
 
 
 class ImageManifest(_Table):

@@ -20,6 +20,8 @@ from osvtriage.recipe.tomlfile import Misplaced
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z_.$][A-Za-z0-9_.$]*$", max_length=200)]
 
+CommandLine = Annotated[str, Field(max_length=1024, pattern=r"^[ -~]*$")]
+
 AS_IS = "as-is"
 
 
@@ -167,17 +169,21 @@ class Workload(Table):
     ``payload`` is the name of a shipped one, or the path of a C file (it ends in ``.c``), from the
     recipe's own directory on. Without one, what runs is the image's own. What has not ended after
     ``duration`` seconds is taken to run for ever, and what was seen until then counts; without a
-    ``duration`` that is *inconclusive* after ``limit`` seconds.
+    ``duration`` that is *inconclusive* after ``limit`` seconds. ``append`` is for the kernel's
+    command line, such as ``norandmaps``: no address of the programs in the guest is random.
     """
 
     payload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     arguments: tuple[str, ...] = ()
+    append: CommandLine = ""
     limit: Annotated[float, Field(gt=0)] = 300.0
     duration: Annotated[float, Field(gt=0)] | None = None
 
 
 class Variant(Table):
     """One way to run the recipe, with the verdict that it must give on a stock image.
+
+    ``arguments`` and ``append`` are added to the workload's.
 
     ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
     ``needs_symbol`` is only for guests whose kernel has that symbol.
@@ -188,6 +194,7 @@ class Variant(Table):
     expect: Literal["reproduced", "clean", "inconclusive"] | None = None
     patch: tuple[Name, ...] = ()
     arguments: tuple[str, ...] = ()
+    append: CommandLine = ""
     needs_symbol: Symbol | None = None
 
     @property
@@ -236,6 +243,8 @@ class Recipe(Table):
             for index, name in enumerate(names):
                 if name in names[:index]:
                     raise Misplaced(f"two of [[{what}]] are named {name!r}", what, index)
+        if self.system != "linux" and self.workload.append:
+            raise Misplaced("`append` is for linux: an OSv has one line for all", "workload")
         self._probes_are_armed()
         patches = [patch.name for patch in self.patch]
         for index, variant in enumerate(self.variant):
@@ -243,8 +252,10 @@ class Recipe(Table):
                 if name not in patches:
                     message = f"no [[patch]] is named {name!r}{_near(name, patches)}"
                     raise Misplaced(message, "variant", index, "patch", number)
-            if variant.name == AS_IS and (variant.patch or variant.arguments):
+            if variant.name == AS_IS and (variant.patch or variant.arguments or variant.append):
                 raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
+            if self.system != "linux" and variant.append:
+                raise Misplaced("`append` is for linux: use `arguments`", "variant", index)
             if variant.expect is None and (variant.name != AS_IS or self.image is not None):
                 raise Misplaced("`expect` is missing: what must it give?", "variant", index)
         if self.get_variant(AS_IS) is None:

@@ -10,7 +10,7 @@ from osvtriage.guest import accelerator, programs
 from osvtriage.guest.qemu import Boot
 from osvtriage.images import patch, payload, store
 from osvtriage.images.patch import PatchedKernel
-from osvtriage.images.record import file_sha256
+from osvtriage.images.record import Image, file_sha256
 from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.systems import SYSTEMS
@@ -58,11 +58,12 @@ def prepare(request: Request, observer: Observer) -> Prepared:
     if recipe.workload.payload:
         source = payload.payload_source(recipe.workload.payload, request.recipe_directory)
         program = payload.compile_payload(source, arch, progress)
-    has_userland = SYSTEMS[image.system].arm_at is None
-    initrd = store.initrd(image, program) if has_userland else None
+    initrd = store.initrd(image, program) if image.busybox is not None else None
     wanted = [item for item in recipe.patch if item.name in request.variant.patch]
     kernel = patch.patched(image.kernel, image.kernel_sha256, arch, wanted)
-    is_symbols = image.symbols == image.kernel
+    symbols, symbols_sha256 = _symbols(image)
+    if symbols == image.kernel:
+        symbols, symbols_sha256 = kernel.path, kernel.sha256
     return Prepared(
         arch=arch,
         boot=Boot(
@@ -78,8 +79,8 @@ def prepare(request: Request, observer: Observer) -> Prepared:
             disks=image.disks,
         ),
         kernel=kernel,
-        symbols=kernel.path if is_symbols else image.symbols,
-        symbols_sha256=kernel.sha256 if is_symbols else image.symbols_sha256,
+        symbols=symbols,
+        symbols_sha256=symbols_sha256,
         initrd_sha256=file_sha256(initrd) if initrd else None,
         qemu=qemu,
         gdb=gdb,
@@ -94,21 +95,37 @@ def _check_variant(request: Request, arch: Arch) -> None:
         UsageError: it cannot.
     """
     image, variant = request.image, request.variant
-    if image.kernel_format != "elf" and (variant.arguments or variant.patch):
+    if image.boots_itself and (variant.arguments or variant.append or variant.patch):
         raise UsageError(
             f"the kernel of {image.name} is a disk, which holds its command line and its code "
             f"itself: the variant {variant.name!r} cannot change them",
             "add an image whose --kernel is an ELF file",
         )
+    if image.kernel_format == "bzimage" and variant.patch:
+        raise UsageError(
+            f"the kernel of {image.name} is compressed (bzImage): the variant {variant.name!r} "
+            "cannot patch it",
+            "give the vmlinux of its build with --kernel",
+        )
     needed = variant.needs_symbol
     if needed is not None:
-        with ElfImage(request.image.symbols, arch) as elf:
+        with ElfImage(_symbols(image)[0], arch) as elf:
             if not elf.has_symbol(needed):
                 raise UsageError(
                     f"the variant {request.variant.name!r} is only for kernels with the symbol "
                     f"{needed!r}, which {request.image.name} has not",
                     "the variant as-is runs on every image",
                 )
+
+
+def _symbols(image: Image) -> tuple[Path, str]:
+    """The file with the kernel's symbols, and its sum."""
+    if image.symbols is None or image.symbols_sha256 is None:
+        raise UsageError(
+            f"{image.name} was added without the symbols of its kernel, which probes in it need",
+            "add the disk again, with --symbols vmlinuz (the kernel that is on it)",
+        )
+    return image.symbols, image.symbols_sha256
 
 
 def _append(request: Request, arch: Arch) -> str:
@@ -120,7 +137,8 @@ def _append(request: Request, arch: Arch) -> str:
     arguments = [*request.recipe.workload.arguments, *request.variant.arguments]
     if SYSTEMS[request.image.system].arm_at is not None:
         return " ".join([request.image.append, *arguments]).strip()
-    parts = [f"console={arch.console}", request.image.append, "panic=-1"]
+    more = (request.recipe.workload.append, request.variant.append)
+    parts = [f"console={arch.console}", request.image.append, *more, "panic=-1"]
     if request.recipe.workload.payload:
         parts += ["--", "--seed", str(request.seed), *arguments]
     return " ".join(part for part in parts if part)

@@ -46,7 +46,8 @@ class DiskRecord(_Object):
 class ImageRecord(_Object):
     """What was booted. ``kernel_sha256`` is the kernel's as booted, after patching.
 
-    ``symbols`` is the file that the probes' addresses are from; ``append`` the command line.
+    ``symbols`` is the file that the probes' addresses are from, where there is one; ``append`` the
+    command line.
     """
 
     name: str
@@ -57,7 +58,7 @@ class ImageRecord(_Object):
     kernel_sha256: Hex
     kernel_sha256_original: Hex
     symbols: str | None = None
-    symbols_sha256: Hex
+    symbols_sha256: Hex | None
     append: str | None = None
     disks: list[DiskRecord] = []
     initrd: str | None

@@ -248,6 +248,7 @@ class _Work:
         if image is None:
             return None
         kernel = prepared.kernel.sha256 if prepared else image.kernel_sha256
+        symbols = prepared.symbols if prepared else image.symbols
         initrd = prepared.boot.initrd if prepared else None
         return ImageRecord(
             name=image.name,
@@ -257,7 +258,7 @@ class _Work:
             kernel_version=image.kernel_version,
             kernel_sha256=kernel,
             kernel_sha256_original=image.kernel_sha256,
-            symbols=str(prepared.symbols if prepared else image.symbols),
+            symbols=str(symbols) if symbols else None,
             symbols_sha256=prepared.symbols_sha256 if prepared else image.symbols_sha256,
             append=prepared.boot.append if prepared else None,
             disks=[

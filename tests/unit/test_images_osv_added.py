@@ -80,7 +80,7 @@ def test_an_osv_is_added(store: ImageStore, write: Write) -> None:
     )
     assert (image.busybox, image.busybox_sha256) == (None, None)
     assert store.verify("mine") == ()
-    with pytest.raises(ImageError, match="mine is an image of osv, which has no initramfs"):
+    with pytest.raises(ImageError, match="mine has its userland in itself, and takes no initramfs"):
         initrd(image, None)
 
 
@@ -146,9 +146,9 @@ def test_arguments_that_do_not_go_together(store: ImageStore, write: Write) -> N
     kernel = write("loader.elf", osv_files.loader())
     with pytest.raises(UsageError, match="images of osv are for x86_64, not for 'aarch64'"):
         store.add("mine", "osv", "aarch64", kernel, LINE)
-    with pytest.raises(UsageError, match="--symbols and --disk are for OSv"):
+    with pytest.raises(UsageError, match="--symbols and --disk do not go with a Linux --kernel"):
         store.add("mine", "linux", "ppc64le", kernel, symbols=kernel)
-    with pytest.raises(UsageError, match="--symbols and --disk are for OSv"):
+    with pytest.raises(UsageError, match="--symbols and --disk do not go with a Linux --kernel"):
         store.add("mine", "linux", "ppc64le", kernel, disk=kernel)
     with pytest.raises(UsageError, match="the processor that the kernel is for is missing"):
         store.add("mine", "linux", None, kernel)
