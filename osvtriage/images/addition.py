@@ -58,18 +58,31 @@ class Addition:
 
 
 def of_linux(
-    kernel: Path, userland: ImageManifest, append: str | None, memory: int | None
+    kernel: Path,
+    userland: ImageManifest,
+    append: str | None,
+    memory: int | None,
+    progress: Progress,
 ) -> Addition:
     """A Linux *kernel* with the command line and memory of *userland*, where none are given."""
-    checked = check_kernel(kernel, ARCHES[userland.arch])
-    record = _record(
-        system="linux",
-        arch=userland.arch,
-        memory=userland.memory if memory is None else memory,
-        append=userland.append if append is None else append,
-        kernel_version=checked.version,
+    checked = check_kernel(kernel, ARCHES[userland.arch], progress)
+    sources = {KERNEL: _Source(kernel, checked.sha256)}
+    symbols = KERNEL
+    if checked.symbols != kernel:
+        symbols = _SYMBOLS
+        sources[_SYMBOLS] = _Source(checked.symbols, checked.symbols_sha256)
+    record = replace(
+        _record(
+            system="linux",
+            arch=userland.arch,
+            memory=userland.memory if memory is None else memory,
+            append=userland.append if append is None else append,
+            kernel_version=checked.version,
+        ),
+        kernel_format=checked.format,
+        symbols=symbols,
     )
-    return Addition(record, {KERNEL: _Source(kernel, checked.sha256)})
+    return Addition(record, sources)
 
 
 def of_osv(

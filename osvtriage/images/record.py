@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from osvtriage.images import sparse
 from osvtriage.images.atomic import new_file
@@ -23,8 +23,10 @@ RECORD = "image.json"
 Origin = Literal["debian", "user"]
 
 DiskFormat = Literal["raw", "qcow2"]
-KernelFormat = Literal["elf", "raw", "qcow2"]
-"""How a kernel is booted: an ELF file by QEMU itself, a disk by its own boot sector."""
+KernelFormat = Literal["elf", "bzimage", "raw", "qcow2"]
+"""How a kernel is booted: a file by QEMU itself (``-kernel``), a disk by its own boot sector."""
+
+LOADED_BY_QEMU: Final = ("elf", "bzimage")
 
 KERNEL = "vmlinux"
 """What the kernel is called in the directory of a Linux image."""
@@ -53,9 +55,9 @@ class Image:
     """An image whose files are on this machine. ``memory`` is in MiB.
 
     ``symbols`` is the ELF file with the kernel's symbol table: the kernel itself, unless that is
-    stripped or a disk. ``disks`` are those beside the one that may be the kernel. Only Linux has a
-    ``busybox``. A kernel that is a disk holds its command line itself: ``append`` then says what it
-    is, where that is known.
+    stripped, compressed or a disk. ``disks`` are those beside the one that may be the kernel. Only
+    Linux has a ``busybox``. A kernel that is a disk holds its command line itself: ``append`` then
+    says what it is, where that is known.
     """
 
     name: str

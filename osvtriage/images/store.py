@@ -200,7 +200,7 @@ class ImageStore:
             new = addition.of_osv(kernel, symbols, disk, append, memory)
         else:
             new = addition.of_linux(
-                kernel, _linux_userland(system, arch, symbols, disk), append, memory
+                kernel, _linux_userland(system, arch, symbols, disk), append, memory, progress
             )
         target = _added_directory(name)
         with locked(target.parent / ".lock", f"adding {name}", silent):
@@ -219,10 +219,11 @@ class ImageStore:
         return replace(
             image,
             kernel=kernel,
-            symbols=kernel,
+            kernel_format=checked.format,
+            symbols=checked.symbols.absolute(),
             kernel_version=checked.version,
             kernel_sha256=checked.sha256,
-            symbols_sha256=checked.sha256,
+            symbols_sha256=checked.symbols_sha256,
             packages=(),
             origin="user",
         )

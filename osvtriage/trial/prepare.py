@@ -10,7 +10,7 @@ from osvtriage.guest import accelerator, programs
 from osvtriage.guest.qemu import Boot
 from osvtriage.images import patch, payload, store
 from osvtriage.images.patch import PatchedKernel
-from osvtriage.images.record import file_sha256
+from osvtriage.images.record import LOADED_BY_QEMU, file_sha256
 from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.systems import SYSTEMS
@@ -94,7 +94,12 @@ def _check_variant(request: Request, arch: Arch) -> None:
         UsageError: it cannot.
     """
     image, variant = request.image, request.variant
-    if image.kernel_format != "elf" and (variant.arguments or variant.patch):
+    if image.kernel_format == "bzimage" and variant.patch:
+        raise UsageError(
+            f"the kernel of {image.name} is compressed (bzImage): the variant {variant.name!r} "
+            "cannot change its code"
+        )
+    if image.kernel_format not in LOADED_BY_QEMU and (variant.arguments or variant.patch):
         raise UsageError(
             f"the kernel of {image.name} is a disk, which holds its command line and its code "
             f"itself: the variant {variant.name!r} cannot change them",
