@@ -10,7 +10,7 @@ from osvtriage.arch import ARCHES, X86_64
 from osvtriage.images import osv, sparse
 from osvtriage.images.build import timestamp
 from osvtriage.images.disk import check_disk
-from osvtriage.images.linux import check_linux
+from osvtriage.images.kernel import check_kernel
 from osvtriage.images.progress import Progress
 from osvtriage.images.record import KERNEL, DiskFormat, Record, Stamp
 from osvtriage.model.errors import ImageError, UsageError
@@ -69,7 +69,7 @@ def of_linux(
     progress: Progress,
 ) -> Addition:
     """A Linux *kernel* with the command line and memory of *userland*, where none are given."""
-    linux = check_linux(kernel, ARCHES[userland.arch], progress)
+    linux = check_kernel(kernel, ARCHES[userland.arch], progress)
     record = replace(
         _record(
             system="linux",
@@ -126,7 +126,7 @@ def of_linux_disk(
     sources = {_LINUX_DISK: _Source(disk, checked.sha256)}
     version = "unknown"
     if symbols is not None:
-        linux = check_linux(symbols, X86_64, progress)
+        linux = check_kernel(symbols, X86_64, progress, boots=False)
         sources[KERNEL] = _Source(linux.symbols, linux.symbols_sha256)
         version = linux.version
     record = replace(

@@ -18,7 +18,7 @@ from osvtriage.arch import ARCHES
 from osvtriage.images import glibc, sparse, suites
 from osvtriage.images.atomic import PREFIX, new_directory, sweep
 from osvtriage.images.debian import BUSYBOX_FILE, Archive, Candidate
-from osvtriage.images.linux import check_linux
+from osvtriage.images.kernel import check_kernel
 from osvtriage.images.places import cache_directory
 from osvtriage.images.progress import Progress
 from osvtriage.images.record import Record, Stamp, damage
@@ -87,7 +87,7 @@ def _make(
                 "holds no bin/busybox"
             )
         progress("checking the kernel")
-        linux = check_linux(scratch / "kernel", ARCHES[manifest.arch], progress)
+        linux = check_kernel(scratch / "kernel", ARCHES[manifest.arch], progress)
         for file, path in linux.files.items():
             sparse.copy(path, made / file)
     return Record(

@@ -27,7 +27,7 @@ from osvtriage.images.build import (
     results_directory,
 )
 from osvtriage.images.initramfs import make_initramfs
-from osvtriage.images.linux import check_linux
+from osvtriage.images.kernel import check_kernel
 from osvtriage.images.lock import locked
 from osvtriage.images.names import added_names, image_names, shipped_names
 from osvtriage.images.places import cache_directory, data_directory
@@ -226,7 +226,7 @@ class ImageStore:
             )
         if image.system == "osv":
             return osv.with_kernel(image, kernel)
-        linux = check_linux(kernel, ARCHES[image.arch], progress)
+        linux = check_kernel(kernel, ARCHES[image.arch], progress)
         return replace(
             image,
             kernel=kernel,

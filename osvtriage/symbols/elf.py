@@ -196,6 +196,15 @@ class ElfImage:
         ]
         return sorted(found, key=lambda symbol: symbol.address)
 
+    def starting_with(self, prefix: str) -> list[Symbol]:
+        """Every symbol whose name starts with *prefix*."""
+        return [
+            self._symbol(name, *entry)
+            for name, entries in self._by_name.items()
+            if name.startswith(prefix)
+            for entry in entries
+        ]
+
     def has_symbol(self, name: str) -> bool:
         """Whether there is a symbol of that exact name."""
         return name in self._by_name
