@@ -78,6 +78,8 @@ class Image:
     packages: tuple[Package, ...]
     origin: Origin
     built: str
+    # The Debian suite whose glibc programs for this image are linked with.
+    glibc_suite: str | None = None
 
     @property
     def boots_itself(self) -> bool:

@@ -135,6 +135,7 @@ class ImageStore:
             packages=record.packages,
             origin=record.origin,
             built=record.built,
+            glibc_suite=None if name in added_names() else _manifest(name).glibc_suite,
         )
 
     def ensure(self, name: str, progress: Progress = silent) -> Image:

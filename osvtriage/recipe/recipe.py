@@ -171,9 +171,13 @@ class Workload(Table):
     ``duration`` seconds is taken to run for ever, and what was seen until then counts; without a
     ``duration`` that is *inconclusive* after ``limit`` seconds. ``append`` is for the kernel's
     command line, such as ``norandmaps``: no address of the programs in the guest is random.
+
+    With a ``linkage`` the payload is linked with the glibc of the image's suite, which it brings
+    along; else it is static, with the host's.
     """
 
     payload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    linkage: Literal["dynamic-pie", "dynamic-no-pie", "static-pie", "static-no-pie"] | None = None
     arguments: tuple[str, ...] = ()
     append: CommandLine = ""
     limit: Annotated[float, Field(gt=0)] = 300.0

@@ -50,6 +50,9 @@ def task_fields(offsets: Mapping[str, int]) -> dict[str, Field]:
     }
     if "mm.pgd" in offsets:
         fields["mm.pgd"] = Field((offsets["mm"], offsets["mm.pgd"]), 8)
+    if "mm.saved_auxv" in offsets:
+        path = (offsets["mm"], offsets["mm.saved_auxv"])
+        fields["mm.saved_auxv"] = Field(path, offsets["mm.saved_auxv bytes"])
     if "thread.fp_state" in offsets:
         fp_state = offsets["thread"] + offsets["thread.fp_state"]
         vr_state = offsets["thread"] + offsets["thread.vr_state"]

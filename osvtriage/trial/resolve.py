@@ -60,7 +60,7 @@ def resolve(
     notes: dict[str, str] = {}
     process = None
     if files is not None:
-        process = user_process(files, elf.arch, elf, layout.fields["auxiliary"])
+        process = user_process(files, elf.arch, elf, layout.fields["mm.saved_auxv"])
     kernel = _Kernel(elf, layout, calls, process)
     found = [_probe(probe, kernel, notes) for probe in recipe.probe]
     probes = tuple(probe for probe in found if probe is not None)

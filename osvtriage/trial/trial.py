@@ -172,7 +172,11 @@ class Trial:
         self._elf = await asyncio.to_thread(ElfImage, self.prepared.symbols, self.prepared.arch)
         self._stack.callback(self._elf.close)
         self.resolved = await asyncio.to_thread(
-            resolve, self.request.recipe, self._elf, self.request.pinpoint
+            resolve,
+            self.request.recipe,
+            self._elf,
+            self.request.pinpoint,
+            self.prepared.files,
         )
         plan = self.resolved.plan
         for probe in plan.probes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from osvtriage.systems import linux
 class Files:
     """The files of a process on this machine: the program, and its libraries by their names.
 
-    ``debug`` is a directory of debug files by build-id, as gdb's ``debug-file-directory``.
+    The names are the last parts of their paths in the guest, as link_map has them. ``debug`` is a
+    directory of debug files by build-id, as gdb's ``debug-file-directory``.
     """
 
     comm: str
@@ -98,8 +99,3 @@ def _identity(module: Module) -> ModulePlan:
         )
     address, build_id = note
     return ModulePlan(module.name, build_id.hex(), address)
-
-
-def unique_names(libraries: Sequence[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
-    """*libraries* by the last parts of their paths in the guest, as link_map has them."""
-    return tuple((path.rpartition("/")[2], here) for path, here in libraries)
