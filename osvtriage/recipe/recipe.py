@@ -184,10 +184,25 @@ class Workload(Table):
     duration: Annotated[float, Field(gt=0)] | None = None
 
 
+class Interleave(Table):
+    """How a fork is made to happen at each instruction of a thread's critical section.
+
+    The section is where the thread holds the lock of glibc's stack lists. ``thread`` is the
+    function of the program that it comes to last of all before; writing 1 into the variable ``go``
+    makes another thread fork.
+    """
+
+    thread: Symbol
+    go: Symbol
+
+
 class Variant(Table):
     """One way to run the recipe, with the verdict that it must give on a stock image.
 
     ``arguments`` and ``append`` are added to the workload's.
+
+    With ``interleave`` the workload is steered: a fork at each instruction of a critical section,
+    with the children's ``recovery`` left alone or disabled.
 
     ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
     ``needs_symbol`` is only for guests whose kernel has that symbol.
@@ -200,6 +215,7 @@ class Variant(Table):
     arguments: tuple[str, ...] = ()
     append: CommandLine = ""
     needs_symbol: Symbol | None = None
+    interleave: Literal["recovery", "recovery-disabled"] | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -231,6 +247,7 @@ class Recipe(Table):
     image: Name | None = None
     workload: Workload
     matrix: Matrix = Matrix()
+    interleave: Interleave | None = None
     probe: tuple[Probe, ...] = Field(min_length=1)
     check: tuple[Check, ...] = Field(min_length=1)
     patch: tuple[Patch, ...] = ()
@@ -260,6 +277,8 @@ class Recipe(Table):
                 raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
             if self.system != "linux" and variant.append:
                 raise Misplaced("`append` is for linux: use `arguments`", "variant", index)
+            if variant.interleave is not None and self.interleave is None:
+                raise Misplaced("`interleave` needs the table [interleave]", "variant", index)
             if variant.expect is None and (variant.name != AS_IS or self.image is not None):
                 raise Misplaced("`expect` is missing: what must it give?", "variant", index)
         if self.get_variant(AS_IS) is None:

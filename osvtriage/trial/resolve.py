@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from osvtriage.model.errors import SymbolError, UsageError
 from osvtriage.model.plan import GdbPlan, ProbePlan
-from osvtriage.recipe.recipe import Call, Probe, Recipe
+from osvtriage.recipe.recipe import Call, Probe, Recipe, Variant
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Layout, Sample
@@ -43,12 +43,17 @@ class Resolved:
 
 
 def resolve(
-    recipe: Recipe, elf: ElfImage, pinpoint: str | None = None, files: Files | None = None
+    recipe: Recipe,
+    elf: ElfImage,
+    pinpoint: str | None = None,
+    files: Files | None = None,
+    variant: Variant | None = None,
 ) -> Resolved:
     """Every probe's addresses, every field's path.
 
     Args:
         files: those of the user process that probes with a `place` are in.
+        variant: how the process is steered.
 
     Raises:
         SymbolError: a symbol, a call or an offset is not in this kernel.
@@ -60,7 +65,15 @@ def resolve(
     notes: dict[str, str] = {}
     process = None
     if files is not None:
-        process = user_process(files, elf.arch, elf, layout.fields["mm.saved_auxv"])
+        mode = variant.interleave if variant else None
+        process = user_process(
+            files,
+            elf.arch,
+            elf,
+            layout.fields["mm.saved_auxv"],
+            recipe.interleave if mode else None,
+            recovery=mode != "recovery-disabled",
+        )
     kernel = _Kernel(elf, layout, calls, process)
     found = [_probe(probe, kernel, notes) for probe in recipe.probe]
     probes = tuple(probe for probe in found if probe is not None)
@@ -76,6 +89,7 @@ def resolve(
             threads=layout.threads,
             pinpoint=pinpoint,
             process=process.plan if process else None,
+            interleave=process.interleave if process else None,
         ),
         samples=(*layout.samples, *steady),
         arm_address=elf.symbol(system.arm_at).entry if system.arm_at else None,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from osvtriage.arch import Arch
 from osvtriage.model.errors import SymbolError
-from osvtriage.model.plan import Field, ModulePlan, Place, ProcessPlan
+from osvtriage.model.plan import Field, InterleavePlan, ModulePlan, Place, ProcessPlan
+from osvtriage.recipe.recipe import Interleave
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.glibc import Module, StackLists, debug_file, stack_lists
 from osvtriage.systems import linux
+
+# Intel SDM, volume 2, JMP rel8.
+_JMP_HERE = bytes([0xEB, 0xFE])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class UserProcess:
 
     plan: ProcessPlan
     lists: StackLists
+    interleave: InterleavePlan | None = None
 
     def places(self, name: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
         """The entries and the exits of a place, by its name in recipes.
@@ -48,20 +53,29 @@ class UserProcess:
         return self.lists.reclaim, self.lists.returns
 
 
-def user_process(files: Files, arch: Arch, kernel: ElfImage, auxiliary: Field) -> UserProcess:
+def user_process(
+    files: Files,
+    arch: Arch,
+    kernel: ElfImage,
+    auxiliary: Field,
+    steer: Interleave | None = None,
+    recovery: bool = True,
+) -> UserProcess:
     """Read the files of a process.
 
     Args:
         kernel: its functions tell where every process passes that makes a thread or forks.
         auxiliary: the auxiliary vector of the current task.
+        steer: what the program has for interleaving; *recovery* whether children may recover.
 
     Raises:
         SymbolError: a file is none for the processor, or none of them has glibc's lists.
     """
     with ExitStack() as opened:
-        modules = list(_modules(files, arch, opened))
+        modules = list(open_modules(files, arch, opened))
         lists = stack_lists(modules)
-        wanted = {place.module for place in _places(lists)}
+        interleave = _interleave(modules, lists, steer, recovery) if steer else None
+        wanted = {place.module for place in _places(lists, interleave)}
         # The kernel's entry of fork, vfork, clone and clone3: kernel/fork.c, before 5.10 _do_fork.
         found_at = tuple(
             symbol.entry for name in linux.CLONE_FUNCTIONS for symbol in kernel.functions(name)
@@ -73,18 +87,49 @@ def user_process(files: Files, arch: Arch, kernel: ElfImage, auxiliary: Field) -
             modules=tuple(_identity(module) for module in modules if module.name in wanted),
             lists=lists.plan,
         )
-    return UserProcess(plan, lists)
+    return UserProcess(plan, lists, interleave)
 
 
-def _modules(files: Files, arch: Arch, opened: ExitStack) -> Iterator[Module]:
+def _interleave(
+    modules: Sequence[Module], lists: StackLists, steer: Interleave, recovery: bool
+) -> InterleavePlan:
+    program = modules[0]
+    return InterleavePlan(
+        thread=Place("", program.elf.symbol(steer.thread).address),
+        go=Place("", program.elf.symbol(steer.go).address),
+        spin=_spin(modules),
+        reclaim=lists.reclaim,
+        returns=lists.returns,
+        recovery=recovery,
+    )
+
+
+def _spin(modules: Sequence[Module]) -> Place:
+    """A `jmp .` somewhere in the process's code, if only inside other instructions."""
+    for module in modules:
+        for section in module.elf.sections:
+            if section.executable:
+                at = module.elf.read(section.address, section.size).find(_JMP_HERE)
+                if at >= 0:
+                    return Place(module.name, section.address + at)
+    raise SymbolError(
+        "no two bytes `jmp .` (eb fe) in the process's code, to hold a thread there",
+        "name one with --spin-at",
+    )
+
+
+def open_modules(files: Files, arch: Arch, opened: ExitStack) -> Iterator[Module]:
+    """The program and its libraries, the program first, with their debug files."""
     for name, path in (("", files.program), *files.libraries):
         elf = opened.enter_context(ElfImage(path, arch, stripped=True))
         debug = debug_file(elf, files.debug) if files.debug is not None else None
         yield Module(name, elf, opened.enter_context(ElfImage(debug, arch)) if debug else None)
 
 
-def _places(lists: StackLists) -> Iterator[Place]:
+def _places(lists: StackLists, interleave: InterleavePlan | None) -> Iterator[Place]:
     heads = lists.plan.heads
+    if interleave is not None:
+        yield from (interleave.thread, interleave.go, interleave.spin)
     yield from (heads.used, heads.cache, heads.lock)
     yield from (place for place in (heads.user, heads.in_flight) if place is not None)
     yield from (*lists.reclaim, *lists.returns)

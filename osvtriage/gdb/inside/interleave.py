@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from typing import Any
 import gdb
 
 from osvtriage.arch import ARCHES
-from osvtriage.gdb.inside import ANSWER_PREFIX
+from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, REFUSAL_PREFIX
 from osvtriage.gdb.inside import process as user
 from osvtriage.gdb.inside.guest import Guest, read, write
 from osvtriage.model.lists import ListsSnapshot
@@ -161,7 +162,7 @@ class Interleaving:
 
         looping = []
         with _breakpoints(returns):
-            while True:
+            for _ in range(_LOOKS):
                 with _patience():
                     gdb.execute("continue", to_string=True)
                 guest = self._guest()
@@ -173,6 +174,10 @@ class Interleaving:
                 if len(looping) == _LOOPING:
                     frames = [asdict(frame) for frame in guest.backtrace(at_entry=False)]
                     return {"entry": entry, "after": None, "hang": frames}
+        raise gdb.error(
+            f"process {space} neither came back from fork nor was it found looping in {_LOOKS} "
+            f"looks, {_PATIENCE:g} s apart"
+        )
 
     def _look(self) -> dict[str, Any] | None:
         found: ListsSnapshot | None = read_lists(read, self.lists)
@@ -212,17 +217,29 @@ _current: Interleaving | None = None
 
 def prepare(path: str) -> None:
     """Find the process of the plan in the file *path*, take the snapshot, list the boundaries."""
-    global _current
-    with open(path, encoding="utf-8") as file:
-        _current = Interleaving(GdbPlan.from_json(file.read()))
-    _answer({"boundaries": _current.boundaries})
+
+    def made() -> dict[str, Any]:
+        global _current
+        with open(path, encoding="utf-8") as file:
+            _current = Interleaving(GdbPlan.from_json(file.read()))
+        return {"boundaries": _current.boundaries, "bases": _current.process.bases}
+
+    _answer(made)
 
 
 def replay(pc: int, nth: int) -> None:
     """Replay one boundary; see :meth:`Interleaving.replay`."""
-    assert _current is not None
-    _answer(_current.replay(pc, nth))
+    interleaving = _current
+    assert interleaving is not None
+    _answer(lambda: interleaving.replay(pc, nth))
 
 
-def _answer(content: dict[str, Any]) -> None:
-    gdb.write(ANSWER_PREFIX + json.dumps(content, separators=(",", ":")) + "\n")
+def _answer(made: Callable[[], dict[str, Any]]) -> None:
+    """Tell what *made* gives, or that it failed: gdb's own answer came when the guest first ran."""
+    try:
+        gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
+    except user.NotThatFile as refusal:
+        gdb.write(REFUSAL_PREFIX + json.dumps(str(refusal)) + "\n")
+        gdb.write(FAILURE_PREFIX + json.dumps(str(refusal)) + "\n")
+    except Exception:
+        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")

@@ -15,12 +15,12 @@ class Process:
     """Where the modules of the process are; forked children share it until they exec."""
 
     def __init__(self, plan: ProcessPlan, bases: dict[str, int]) -> None:
-        self._bases = bases
+        self.bases = bases
         self.comm = plan.comm
 
     def address(self, place: Place) -> int:
         """The address of *place* in this process."""
-        return self._bases[place.module] + place.offset
+        return self.bases[place.module] + place.offset
 
     def lists(self, plan: ProcessListsPlan) -> StackListsPlan:
         """Where this process has its lists of thread stacks."""
