@@ -120,8 +120,8 @@ def build(name: str, update: bool, as_json: bool) -> None:
     "--kernel",
     required=True,
     type=_FILE,
-    help="Linux: vmlinux, not stripped. OSv: loader.elf, loader-stripped.elf, or a disk that boots "
-    "(loader.img, usr.img).",
+    help="Linux: vmlinux, not stripped, or for x86_64 vmlinuz. OSv: loader.elf, "
+    "loader-stripped.elf, or a disk that boots (loader.img, usr.img).",
 )
 @click.option("--symbols", type=_FILE, help="OSv: loader.elf, where the kernel has no symbols.")
 @click.option("--disk", type=_FILE, help="OSv: a further disk, such as usr.img.")
