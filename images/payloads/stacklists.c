@@ -178,6 +178,32 @@ static void fork_family(void)
 	marker_settled();
 }
 
+static pthread_barrier_t filled;
+
+static void *meet(void *argument)
+{
+	pthread_barrier_wait(&filled);
+	return argument;
+}
+
+/*
+ * Leave one stack of that size in the cache when the leaving thread has taken its own out: the
+ * child's thread takes that one. Were there none it would take the one that was moved, and heal
+ * what the move left half-done.
+ */
+static void fill_cache(void)
+{
+	pthread_t threads[2];
+
+	pthread_barrier_init(&filled, NULL, 2);
+	for (int i = 0; i < 2; i++)
+		if (start_thread(&threads[i], false, meet, NULL))
+			fail("pthread_create", EAGAIN);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	pthread_barrier_destroy(&filled);
+}
+
 static pid_t leaving;
 
 /* The thread that leaves, with the stack of another that it joins or with its own. */
@@ -200,6 +226,7 @@ static void steer(void)
 	const uint64_t deadline = now_ms() + limit_ms;
 
 	leaving = 0;
+	fill_cache();
 	int error = start_thread(&thread, true, leave, NULL);
 	if (error)
 		fail("pthread_create", error);
