@@ -54,9 +54,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ModulePlan:
-    """A file that the process must have loaded: its build-id, and where in it that is."""
+    """A file that the process must have loaded: its build-id, and where in it that is.
+
+    ``path`` is where it is on this machine. Without one that is ``needed`` the process is not
+    complete; others only help to name what is in them.
+    """
 
     name: str
+    path: str
+    needed: bool
     build_id: str
     build_id_offset: int
 

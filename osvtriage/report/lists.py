@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import graphviz
 
 from osvtriage.checks.lists import Kind, Walk, damages, own_links, walk
 from osvtriage.images.processes import install_command
+from osvtriage.model.decode import decode
 from osvtriage.model.errors import MissingRequirement, OsvtriageError
 from osvtriage.model.lists import DIRECTIONS, Direction, ListsSnapshot, both_ways
 
@@ -86,6 +88,18 @@ class _Picture:
             return None
         element, adding = self.moving
         return f"{self.label(element)} {'is being added' if adding else 'is being removed'}"
+
+
+def stages(evidence: Mapping[str, Any]) -> dict[str, ListsSnapshot]:
+    """The looks at the lists in a finding's evidence, by what they are looks at, in their order."""
+    found = evidence.get("stages") or {}
+    if "lists" in evidence:
+        found = {"the lists": evidence["lists"]}
+    try:
+        return {str(name): decode(ListsSnapshot, raw) for name, raw in dict(found).items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # A record that somebody else wrote.
+        return {}
 
 
 def text(snapshot: ListsSnapshot) -> str:

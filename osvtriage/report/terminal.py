@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from osvtriage.model.verdict import Verdict
+from osvtriage.report import lists
 from osvtriage.report.printable import one_line, printable
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial.record import (
@@ -125,7 +126,7 @@ def _findings(findings: Sequence[FindingRecord]) -> Iterator[Text]:
 # Damage as it happens first, then what becomes of it.
 _ORDER = ("fp-clobber", "crash", "stack-bounds", "stack-lists", "fpu-preserved")
 # Checks that compare memory, not registers.
-_OF_MEMORY = ("stack-bounds", "stack-lists")
+_OF_MEMORY = ("stack-bounds", "stack-lists", "interleave")
 
 
 def _telling(group: Sequence[FindingRecord]) -> tuple[int, bool, int]:
@@ -144,10 +145,12 @@ def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
     times = f" ({len(group)} times)" if len(group) > 1 else ""
     yield Text()
     yield Text(f"{one_line(finding.title)}{times}", "bold")
-    pid = "?" if finding.task.pid is None else finding.task.pid
-    comm = one_line(finding.task.comm or "?")
-    yield Text(f"  task      {comm}, pid {pid}, on CPU {finding.cpu}")
+    if finding.task.comm or finding.task.pid is not None:
+        pid = "?" if finding.task.pid is None else finding.task.pid
+        comm = one_line(finding.task.comm or "?")
+        yield Text(f"  task      {comm}, pid {pid}, on CPU {finding.cpu}")
     yield from _values(finding)
+    yield from _stages(finding.evidence)
     for name in ("fpscr", "vscr"):
         if value := finding.evidence.get(name):
             yield Text(f"  {name:<9} {one_line(str(value))}")
@@ -174,6 +177,14 @@ def _values(finding: FindingRecord) -> Iterator[Text]:
         yield Text("  seen      ").append(_halves(seen), "bold red")
     if others := list(finding.expected)[_SHOWN_REGISTERS:]:
         yield Text(f"  as well   {one_line(', '.join(others))}")
+
+
+def _stages(evidence: Mapping[str, Any]) -> Iterator[Text]:
+    """The lists at each stage of the story, drawn."""
+    for name, snapshot in lists.stages(evidence).items():
+        yield Text(f"  {one_line(name)}", "bold")
+        for line in lists.text(snapshot).splitlines():
+            yield Text(f"    {line}", "red" if "=" in line else "")
 
 
 def _crash(evidence: Mapping[str, Any]) -> Iterator[Text]:
@@ -254,7 +265,8 @@ def _counts(record: RunRecord) -> Iterator[Text]:
         if check.examined:
             shown = [f"{count} {name}" for name, count in sorted(check.classes.items())]
             shown += [f"{name} {value} bytes" for name, value in check.measures.items()]
-            yield Text(f"check    {check.check} at {check.probe}: {one_line(', '.join(shown))}")
+            where = f" at {check.probe}" if check.probe else ""
+            yield Text(f"check    {check.check}{where}: {one_line(', '.join(shown))}")
     for sentence in record.missing:
         yield Text(f"missing  {one_line(sentence)}", "yellow")
 

@@ -75,25 +75,33 @@ class Types:
             }
 
     def inlined(self, function: str) -> list[int]:
-        """Where the code of an inlined *function* is entered: one address for each place."""
+        """The first instruction of each place where *function* is inlined.
+
+        That is the start of its first range, where gdb's breakpoints are, too. DW_AT_entry_pc can
+        be behind instructions of it that the compiler moved forward, such as a load.
+        """
         with _reading(self.path):
-            places = [
-                die.attributes
+            return [
+                self._first_address(die)
                 for die in self._unit.iter_DIEs()
                 if die.tag == "DW_TAG_inlined_subroutine"
-                and "DW_AT_entry_pc" in die.attributes
                 and _name(die.get_DIE_from_attribute("DW_AT_abstract_origin")) == function
             ]
-        # A constant counts from the place's lowest address (DWARF 5, section 2.18).
-        return [
-            place["DW_AT_entry_pc"].value
-            + (
-                place["DW_AT_low_pc"].value
-                if not place["DW_AT_entry_pc"].form.startswith("DW_FORM_addr")
-                else 0
-            )
-            for place in places
-        ]
+
+    def _first_address(self, die: DIE) -> int:
+        if "DW_AT_ranges" not in die.attributes:
+            return int(die.attributes["DW_AT_low_pc"].value)
+        lists: Any = self._unit.dwarfinfo.range_lists()
+        low = self._unit.get_top_DIE().attributes.get("DW_AT_low_pc")
+        base = low.value if low is not None else 0
+        for entry in lists.get_range_list_at_offset(
+            die.attributes["DW_AT_ranges"].value, self._unit
+        ):
+            if hasattr(entry, "base_address"):
+                base = entry.base_address
+            else:
+                return int(entry.begin_offset + (0 if entry.is_absolute else base))
+        raise SymbolError(f"{self.path} has an empty range at {die.offset:#x}")
 
     def _find(self, name: str, tags: Sequence[str]) -> DIE:
         scopes = [self._unit.get_top_DIE()]
@@ -139,7 +147,7 @@ def _reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (ELFError, DWARFError, struct.error, *_DAMAGED) as error:
+    except (ELFError, DWARFError, NotImplementedError, struct.error, *_DAMAGED) as error:
         raise SymbolError(f"{path}: its debug information cannot be read: {error!r}") from error
 
 

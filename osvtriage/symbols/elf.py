@@ -104,12 +104,15 @@ class ElfImage:
             raise SymbolError(f"{self.path} is for {elf['e_machine']}, not for {self.arch.name}")
         order = "<" if self.arch.byte_order == "little" else ">"
         sections: list[Section | None] = []
+        # Of every section, also of those whose bytes a debug file has left in the program.
+        holds_code: list[bool] = []
         table = None
         for section in elf.iter_sections():
             if section["sh_type"] == "SHT_SYMTAB":
                 table = section
             elif section["sh_type"] == "SHT_DYNSYM" and self._stripped:
                 table = table or section
+            holds_code.append(bool(section["sh_flags"] & _SHF_EXECINSTR))
             present = section["sh_type"] != "SHT_NOBITS" and section["sh_addr"]
             if present:
                 self._extent(section)
@@ -139,7 +142,7 @@ class ElfImage:
             None,
         )
         strings = self._map[self._extent(elf.get_section(table["sh_link"]))]
-        self._index(order, self._map[self._extent(table)], strings, sections)
+        self._index(order, self._map[self._extent(table)], strings, holds_code)
 
     def _extent(self, section: ElfSection) -> slice:
         """Where in the file a section is; a damaged header can claim more than the file has."""
@@ -151,9 +154,7 @@ class ElfImage:
             )
         return slice(start, end)
 
-    def _index(
-        self, order: str, table: bytes, strings: bytes, sections: list[Section | None]
-    ) -> None:
+    def _index(self, order: str, table: bytes, strings: bytes, holds_code: list[bool]) -> None:
         # struct over the raw table: 0.07 s for a kernel's 106,000 symbols, where pyelftools' own
         # iteration takes seconds. This is paid on every run.
         is_ppc64 = self.arch.elf_machine == "EM_PPC64"
@@ -174,8 +175,8 @@ class ElfImage:
                 continue
             entry = value + (_local_entry_offset(other) if is_ppc64 else 0)
             self._by_name.setdefault(name, []).append((value, size, entry))
-            section = sections[section_index] if section_index < len(sections) else None
-            if section is None or not section.executable or kind == _OBJECT:
+            in_code = section_index < len(holds_code) and holds_code[section_index]
+            if not in_code or kind == _OBJECT:
                 continue
             # Where several names share an address, a typed and sized one tells more.
             rank = (kind == _FUNC) * 2 + bool(size)

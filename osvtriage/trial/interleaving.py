@@ -98,7 +98,7 @@ class Interleaving(Trial):
         for frame in frames:
             module, base = self._module(int(frame.address, 16), modules)
             if module is None:
-                yield frame
+                yield replace(frame, kind="call")
                 continue
             here = replace(frame, address=f"{int(frame.address, 16) - base:016x}")
             named = (module.debug or module.elf).name_frame(here)

@@ -84,7 +84,7 @@ def user_process(
             comm=files.comm,
             found_at=found_at,
             auxiliary=auxiliary,
-            modules=tuple(_identity(module) for module in modules if module.name in wanted),
+            modules=tuple(_identity(module, module.name in wanted) for module in modules),
             lists=lists.plan,
         )
     return UserProcess(plan, lists, interleave)
@@ -135,7 +135,7 @@ def _places(lists: StackLists, interleave: InterleavePlan | None) -> Iterator[Pl
     yield from (*lists.reclaim, *lists.returns)
 
 
-def _identity(module: Module) -> ModulePlan:
+def _identity(module: Module, needed: bool) -> ModulePlan:
     note = module.elf.build_id()
     if note is None:
         raise SymbolError(
@@ -143,4 +143,4 @@ def _identity(module: Module) -> ModulePlan:
             "link it with -Wl,--build-id, as distributions do",
         )
     address, build_id = note
-    return ModulePlan(module.name, build_id.hex(), address)
+    return ModulePlan(module.name, str(module.elf.path), needed, build_id.hex(), address)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import threading
 import traceback
@@ -23,21 +24,24 @@ from osvtriage.arch import ARCHES
 from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, REFUSAL_PREFIX
 from osvtriage.gdb.inside import process as user
 from osvtriage.gdb.inside.guest import Guest, read, write
+from osvtriage.model.event import Frame
 from osvtriage.model.lists import ListsSnapshot
 from osvtriage.model.plan import GdbPlan, InterleavePlan, Place
 from osvtriage.systems.glibc import read_lists
 
 _SNAPSHOT = "osvtriage"
+_MOST_FRAMES = 64
 # A critical section has some 30 instructions (measured on glibc 2.31, 2.36 and 2.41); with the page
 # faults and the interrupts that can come in between, stepped in the kernel, a few thousand.
 _MOST_STEPS = 20_000
 # Visits of one boundary until the one that is looked for; another process can run the same code.
 _MOST_VISITS = 200
-# Seconds. Everything here takes 0.1 s on an idle machine; a thread that is not there after this
-# long is looked for by stopping the guest, and only what is seen then counts.
-_PATIENCE = 2.0
-# Looks at a guest whose grandchild has not come out, and how many of them must find it looping.
-_LOOKS, _LOOPING = 8, 3
+# Seconds. A fork takes 0.1 s on an idle machine. A process that is not back after this long is
+# looked for by stopping the guest now and then, and only what is seen then counts.
+_PATIENCE, _BETWEEN_LOOKS = 2.0, 0.3
+# The held thread and a process that loops share the vCPU: half of the looks find either. After so
+# many without having found the process in reclaim so often, nothing can be said.
+_LOOKS, _LOOPING = 40, 3
 
 
 class Interleaving:
@@ -162,8 +166,8 @@ class Interleaving:
 
         looping = []
         with _breakpoints(returns):
-            for _ in range(_LOOKS):
-                with _patience():
+            for look in range(_LOOKS):
+                with _patience(_BETWEEN_LOOKS if look else _PATIENCE):
                     gdb.execute("continue", to_string=True)
                 guest = self._guest()
                 if not is_it(guest):
@@ -172,12 +176,35 @@ class Interleaving:
                     return {"entry": entry, "after": self._look(), "hang": None}
                 looping.append(guest.integer(guest.arch.pc))
                 if len(looping) == _LOOPING:
-                    frames = [asdict(frame) for frame in guest.backtrace(at_entry=False)]
-                    return {"entry": entry, "after": None, "hang": frames}
+                    return {"entry": entry, "after": None, "hang": self._backtrace()}
         raise gdb.error(
             f"process {space} neither came back from fork nor was it found looping in {_LOOKS} "
-            f"looks, {_PATIENCE:g} s apart"
+            "looks"
         )
+
+    def _backtrace(self) -> list[dict[str, Any]]:
+        """The frames of the stopped process, by the unwind information in its files."""
+        assert self.plan.process is not None
+        for module in self.plan.process.modules:
+            base = self.process.bases.get(module.name)
+            if base is None:
+                continue
+            gdb.execute(f"add-symbol-file {shlex.quote(module.path)} -o {base:#x}", to_string=True)
+        gdb.execute("maintenance set dwarf unwinders on", to_string=True)
+        try:
+            addresses: list[int] = []
+            frame = gdb.newest_frame()
+            while frame is not None and len(addresses) < _MOST_FRAMES:
+                addresses.append(int(frame.pc()))
+                frame = frame.older()
+        finally:
+            gdb.execute("maintenance set dwarf unwinders off", to_string=True)
+            gdb.execute("symbol-file", to_string=True)
+        kinds = ["call", *(["return"] * len(addresses))]
+        return [
+            asdict(Frame(f"{address:016x}", kind=kind))
+            for address, kind in zip(addresses, kinds, strict=False)
+        ]
 
     def _look(self) -> dict[str, Any] | None:
         found: ListsSnapshot | None = read_lists(read, self.lists)
@@ -200,9 +227,9 @@ def _breakpoints(addresses: list[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Stop the guest by Ctrl-C, should it run for too long."""
-    timer = threading.Timer(_PATIENCE, lambda: os.kill(os.getpid(), signal.SIGINT))
+def _patience(seconds: float) -> Iterator[None]:
+    """Stop the guest by Ctrl-C, should it run for longer."""
+    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     try:
         yield

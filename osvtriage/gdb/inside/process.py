@@ -61,8 +61,10 @@ def find(plan: ProcessPlan, guest: Guest) -> Process | None:
     bases = {}
     for module in plan.modules:
         names = [item for item in there if item.name.rpartition("/")[2] == module.name]
-        if not names:
+        if not names and module.needed:
             return None
+        if not names:
+            continue
         base = names[0].base
         wanted = bytes.fromhex(module.build_id)
         seen = read(base + module.build_id_offset, len(wanted))
