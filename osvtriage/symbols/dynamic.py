@@ -76,7 +76,7 @@ def dynamic_info(path: Path, arch: Arch) -> DynamicInfo:
         raise SymbolError(f"cannot read {path}: {error.strerror}") from error
     except ELFError as error:
         raise SymbolError(f"{path} is not an ELF file: {error}") from error
-    except (ConstructError, *_DAMAGED) as error:
+    except (AssertionError, ConstructError, *_DAMAGED) as error:
         raise SymbolError(f"{path} is damaged: {error}") from error
 
 

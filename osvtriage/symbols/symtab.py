@@ -56,6 +56,9 @@ def with_symbols(path: Path) -> bytes:
         return _append(elf, parsed, *_tables(_entries(elf, parsed.sections), parsed.sections))
     except SymbolError as error:
         raise SymbolError(f"{path}: {error}", error.hint) from error
+    except struct.error as error:
+        # An address of more than 64 bits, and the like.
+        raise SymbolError(f"{path}: its kallsyms are damaged: {error}") from error
 
 
 def _parse(elf: bytes) -> _Parsed:

@@ -339,9 +339,9 @@ def test_a_compressed_kernel_is_added_with_its_symbols(tmp_path: Path, vmlinuz: 
     record = Record.read(added)
     assert (record.kernel_format, record.kernel, record.symbols) == (
         "bzimage",
+        "vmlinuz",
         "vmlinux",
-        "symbols",
     )
-    assert (added / "vmlinux").read_bytes() == vmlinuz.read_bytes()
-    with ElfImage(added / "symbols", X86_64) as elf:
+    assert (added / "vmlinuz").read_bytes() == vmlinuz.read_bytes()
+    with ElfImage(added / "vmlinux", X86_64) as elf:
         assert elf.symbol("linux_banner").address == x86_kernel.RODATA
