@@ -10,7 +10,7 @@ from osvtriage.arch import ARCHES, X86_64
 from osvtriage.images import osv, sparse
 from osvtriage.images.build import timestamp
 from osvtriage.images.disk import check_disk
-from osvtriage.images.linux import check_linux
+from osvtriage.images.kernel import check_kernel
 from osvtriage.images.progress import Progress
 from osvtriage.images.record import KERNEL, DiskFormat, Record, Stamp
 from osvtriage.model.errors import ImageError, UsageError
@@ -69,23 +69,23 @@ def of_linux(
     progress: Progress,
 ) -> Addition:
     """A Linux *kernel* with the command line and memory of *userland*, where none are given."""
-    linux = check_linux(kernel, ARCHES[userland.arch], progress)
+    checked = check_kernel(kernel, ARCHES[userland.arch], progress)
     record = replace(
         _record(
             system="linux",
             arch=userland.arch,
             memory=userland.memory if memory is None else memory,
             append=userland.append if append is None else append,
-            kernel_version=linux.version,
+            kernel_version=checked.version,
         ),
-        kernel=linux.name,
-        kernel_format=linux.format,
+        kernel=checked.name,
+        kernel_format=checked.format,
     )
     return Addition(
         record,
         {
-            KERNEL: _Source(linux.symbols, linux.symbols_sha256),
-            linux.name: _Source(linux.path, linux.sha256),
+            KERNEL: _Source(checked.symbols, checked.symbols_sha256),
+            checked.name: _Source(kernel, checked.sha256),
         },
     )
 
@@ -126,9 +126,9 @@ def of_linux_disk(
     sources = {_LINUX_DISK: _Source(disk, checked.sha256)}
     version = "unknown"
     if symbols is not None:
-        linux = check_linux(symbols, X86_64, progress)
-        sources[KERNEL] = _Source(linux.symbols, linux.symbols_sha256)
-        version = linux.version
+        kernel = check_kernel(symbols, X86_64, progress)
+        sources[KERNEL] = _Source(kernel.symbols, kernel.symbols_sha256)
+        version = kernel.version
     record = replace(
         _record(
             system="linux",

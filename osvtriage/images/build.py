@@ -18,10 +18,10 @@ from osvtriage.arch import ARCHES
 from osvtriage.images import glibc, sparse, suites
 from osvtriage.images.atomic import PREFIX, new_directory, sweep
 from osvtriage.images.debian import BUSYBOX_FILE, Archive, Candidate
-from osvtriage.images.linux import check_linux
+from osvtriage.images.kernel import check_kernel
 from osvtriage.images.places import cache_directory
 from osvtriage.images.progress import Progress
-from osvtriage.images.record import Record, Stamp, damage
+from osvtriage.images.record import KERNEL, Record, Stamp, damage
 from osvtriage.images.results import Results
 from osvtriage.model.errors import ImageError
 from osvtriage.recipe.image import ImageManifest
@@ -87,22 +87,23 @@ def _make(
                 "holds no bin/busybox"
             )
         progress("checking the kernel")
-        linux = check_linux(scratch / "kernel", ARCHES[manifest.arch], progress)
-        for file, path in linux.files.items():
+        checked = check_kernel(scratch / "kernel", ARCHES[manifest.arch], progress)
+        files = {checked.name: checked.path, KERNEL: checked.symbols}
+        for file, path in files.items():
             sparse.copy(path, made / file)
     return Record(
         system=manifest.system,
         arch=manifest.arch,
         memory=manifest.memory,
         append=manifest.append,
-        kernel_version=linux.version,
+        kernel_version=checked.version,
         origin="debian",
         built=timestamp(),
         packages=(holder.package, busybox.package),
         wanted={kernel.name: kernel.sha256, busybox.name: busybox.sha256},
-        files={file: Stamp.of(made / file) for file in (*linux.files, BUSYBOX)},
-        kernel=linux.name,
-        kernel_format=linux.format,
+        files={file: Stamp.of(made / file) for file in (*files, BUSYBOX)},
+        kernel=checked.name,
+        kernel_format=checked.format,
     )
 
 

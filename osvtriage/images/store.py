@@ -27,7 +27,7 @@ from osvtriage.images.build import (
     results_directory,
 )
 from osvtriage.images.initramfs import make_initramfs
-from osvtriage.images.linux import check_linux
+from osvtriage.images.kernel import check_kernel
 from osvtriage.images.lock import locked
 from osvtriage.images.names import added_names, image_names, shipped_names
 from osvtriage.images.places import cache_directory, data_directory
@@ -226,15 +226,15 @@ class ImageStore:
             )
         if image.system == "osv":
             return osv.with_kernel(image, kernel)
-        linux = check_linux(kernel, ARCHES[image.arch], progress)
+        checked = check_kernel(kernel, ARCHES[image.arch], progress)
         return replace(
             image,
             kernel=kernel,
-            kernel_format=linux.format,
-            symbols=linux.symbols,
-            kernel_version=linux.version,
-            kernel_sha256=linux.sha256,
-            symbols_sha256=linux.symbols_sha256,
+            kernel_format=checked.format,
+            symbols=checked.symbols,
+            kernel_version=checked.version,
+            kernel_sha256=checked.sha256,
+            symbols_sha256=checked.symbols_sha256,
             packages=(),
             origin="user",
         )

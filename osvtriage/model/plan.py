@@ -28,11 +28,17 @@ class ThreadPlan:
     ``base`` is a register. Its value is the thread's address; with ``offset`` it points to a block
     that holds the thread's address so far in. ``fields`` has ``pid``, ``comm`` and, where the
     system has one, ``start_time``.
+
+    Where two registers change places between user and kernel mode, ``other_base`` is the second.
+    The block then holds its own base at ``own``, so that it can be told which of them leads to it:
+    the mode does not tell, for a kernel is entered some instructions before it exchanges them.
     """
 
     base: str
     offset: int | None
     fields: Mapping[str, Field]
+    other_base: str | None = None
+    own: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,27 @@ class Types:
                 if child.tag == "DW_TAG_enumerator"
             }
 
+    def inlined(self, function: str) -> list[int]:
+        """Where the code of an inlined *function* is entered: one address for each place."""
+        with _reading(self.path):
+            places = [
+                die.attributes
+                for die in self._unit.iter_DIEs()
+                if die.tag == "DW_TAG_inlined_subroutine"
+                and "DW_AT_entry_pc" in die.attributes
+                and _name(die.get_DIE_from_attribute("DW_AT_abstract_origin")) == function
+            ]
+        # A constant counts from the place's lowest address (DWARF 5, section 2.18).
+        return [
+            place["DW_AT_entry_pc"].value
+            + (
+                place["DW_AT_low_pc"].value
+                if not place["DW_AT_entry_pc"].form.startswith("DW_FORM_addr")
+                else 0
+            )
+            for place in places
+        ]
+
     def _find(self, name: str, tags: Sequence[str]) -> DIE:
         scopes = [self._unit.get_top_DIE()]
         *outer, last = name.split("::")

@@ -56,16 +56,20 @@ class Section:
 class ElfImage:
     """An ELF file that is mapped read-only; use as a context manager.
 
+    Args:
+        stripped: a file with nothing but the symbols for dynamic linking will do.
+
     Raises:
         SymbolError: the file is no ELF file of the processor, or has no symbol table.
     """
 
-    def __init__(self, path: Path, arch: Arch) -> None:
+    def __init__(self, path: Path, arch: Arch, *, stripped: bool = False) -> None:
         # Imported on use, as in osvtriage.symbols.disassembly.
         from elftools.common.exceptions import ELFError
 
         self.path = path
         self.arch = arch
+        self._stripped = stripped
         with ExitStack() as opened:
             try:
                 self._file = opened.enter_context(path.open("rb"))
@@ -104,6 +108,8 @@ class ElfImage:
         for section in elf.iter_sections():
             if section["sh_type"] == "SHT_SYMTAB":
                 table = section
+            elif section["sh_type"] == "SHT_DYNSYM" and self._stripped:
+                table = table or section
             present = section["sh_type"] != "SHT_NOBITS" and section["sh_addr"]
             if present:
                 self._extent(section)
@@ -190,6 +196,15 @@ class ElfImage:
         ]
         return sorted(found, key=lambda symbol: symbol.address)
 
+    def starting_with(self, prefix: str) -> list[Symbol]:
+        """Every symbol whose name starts with *prefix*."""
+        return [
+            self._symbol(name, *entry)
+            for name, entries in self._by_name.items()
+            if name.startswith(prefix)
+            for entry in entries
+        ]
+
     def has_symbol(self, name: str) -> bool:
         """Whether there is a symbol of that exact name."""
         return name in self._by_name
@@ -205,6 +220,21 @@ class ElfImage:
             found = "has no symbol" if not entries else f"has {len(entries)} symbols named"
             raise SymbolError(f"{self.path} {found} {name!r}")
         return self._symbol(name, *entries[0])
+
+    def build_id(self) -> tuple[int, bytes] | None:
+        """The address and the bytes of the file's build-id, where it has one.
+
+        An ELF note: sizes of name and description, type, name, description (System V ABI, chapter
+        5); the linker's --build-id makes it, with the name "GNU".
+        """
+        for section in self.sections:
+            if section.name == ".note.gnu.build-id":
+                raw = self._map[section.offset : section.offset + section.size]
+                order = "<" if self.arch.byte_order == "little" else ">"
+                name, size, _ = struct.unpack_from(order + "III", raw)
+                start = 12 + -(-name // 4) * 4
+                return section.address + start, raw[start : start + size]
+        return None
 
     def thread_local(self, name: str) -> int:
         """The offset of a thread-local variable of the program from the thread pointer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from osvtriage.model.plan import Field, StackPlan, ThreadListPlan, ThreadPlan, UnwindPlan
@@ -30,7 +30,7 @@ class Layout:
     fields: Mapping[str, Field]
     samples: tuple[Sample, ...]
     stacks: Mapping[str, StackPlan] = field(default_factory=dict)
-    rewritten: frozenset[int] = frozenset()
+    rewritten: Container[int] = frozenset()
     unwind: UnwindPlan | None = None
     threads: ThreadListPlan | None = None
     missing: tuple[str, ...] = ()

@@ -1,22 +1,22 @@
-"""Offsets in a Linux kernel's structures, read from the kernel's own instructions.
+"""Offsets in a Linux kernel's structures, from the kernel itself.
 
-Users bring kernels without debug information and without headers: so each offset is taken from a
-function whose source fixes what it means. A shape that is not there is an error that shows the
+Users bring kernels without debug information and without headers. On x86-64 they have BTF
+(:mod:`osvtriage.symbols.linux_x86_64`). On ppc64le each offset is read from the instructions of a
+function whose source fixes what it means; a shape that is not there is an error that shows the
 code.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from array import array
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from osvtriage.model.errors import SymbolError
-from osvtriage.model.plan import ThreadPlan
-from osvtriage.symbols import disassembly
+from osvtriage.model.plan import Field, ThreadPlan
+from osvtriage.symbols import disassembly, linux_x86_64
 from osvtriage.symbols.disassembly import Instruction
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.ftrace import mcount_sites
 from osvtriage.symbols.layout import Layout, Sample
 from osvtriage.systems import linux
 
@@ -32,9 +32,7 @@ def layout(elf: ElfImage) -> Layout:
     found = offsets(elf)
     fields = linux.task_fields(found)
     return Layout(
-        thread=ThreadPlan(
-            linux.PPC_CURRENT_BASE, found["current"], {name: fields[name] for name in _IDENTITY}
-        ),
+        thread=_thread(elf, found["current"], {name: fields[name] for name in _IDENTITY}),
         fields=fields,
         samples=(
             Sample(linux.BANNER, elf.symbol(linux.BANNER).address, len(elf.string(linux.BANNER))),
@@ -43,38 +41,52 @@ def layout(elf: ElfImage) -> Layout:
     )
 
 
+def _thread(elf: ElfImage, current: int, identity: Mapping[str, Field]) -> ThreadPlan:
+    if elf.arch.name == "ppc64le":
+        return ThreadPlan(linux.PPC_CURRENT_BASE, current, identity)
+    return ThreadPlan(
+        linux.X86_PERCPU_BASE,
+        current,
+        identity,
+        other_base=linux.X86_USER_PERCPU_BASE,
+        own=elf.symbol(linux.X86_PERCPU_OWN).address,
+    )
+
+
 def offsets(elf: ElfImage) -> dict[str, int]:
     """The offsets by name, in bytes.
 
-    ``current`` is from the PACA (r13), ``thread``, ``comm``, ``pid`` and ``start_time`` from the
-    task_struct, ``thread.*`` from its thread_struct, ``fpscr`` from fp_state.
+    ``current`` is from the PACA (r13), on x86-64 from the base of the per-CPU variables; ``comm``,
+    ``pid``, ``start_time`` and the like from the task_struct, as is ``thread``; ``thread.*`` from
+    its thread_struct, ``fpscr`` from fp_state, ``mm.pgd`` from the mm_struct.
 
     Raises:
-        SymbolError: a function is not there, or has not the shape that tells the offset.
+        SymbolError: a function, a symbol or a type is not there, or has not the shape that tells
+            the offset.
     """
-    if elf.arch.name != "ppc64le":
+    readers = {"ppc64le": _ppc64le, "x86_64": linux_x86_64.offsets}
+    if elf.arch.name not in readers:
         raise SymbolError(f"offsets of Linux on {elf.arch.name} are not known to osvtriage yet")
-    return _ppc64le(elf)
+    found = readers[elf.arch.name](elf)
+    first_task = elf.symbol("init_task").address
+    comm = elf.read(first_task + found["comm"], len(linux.FIRST_COMM))
+    if comm != linux.FIRST_COMM:
+        raise SymbolError(
+            f"{elf.path}: the offset of task_struct.comm, {found['comm']:#x}, leads to {comm!r} in "
+            f"init_task, not to {linux.FIRST_COMM!r}"
+        )
+    return found
 
 
-def rewritten_at_boot(elf: ElfImage) -> frozenset[int]:
-    """The addresses of the instructions that ftrace rewrites when the kernel boots.
-
-    The kernel lists the sites in __mcount_loc (kernel/trace/ftrace.c). On powerpc the entry is the
-    `bl _mcount` or the first of two `nop`s (arch/powerpc/kernel/trace/ftrace.c): the instruction
-    before it (`std r0,16(r1)`) and the one behind it can change as well.
-    """
-    try:
-        start = elf.symbol("__start_mcount_loc").address
-        stop = elf.symbol("__stop_mcount_loc").address
-    except SymbolError:
-        # A kernel without ftrace rewrites nothing for it.
-        return frozenset()
-    sites = array("Q", elf.read(start, stop - start))
-    if sys.byteorder != elf.arch.byte_order:
-        sites.byteswap()
+def rewritten_at_boot(elf: ElfImage) -> Container[int]:
+    """The addresses of the code that the kernel itself changes when it boots."""
+    if elf.arch.name == "x86_64":
+        return linux_x86_64.rewritten_at_boot(elf)
+    # On powerpc ftrace's entry is the `bl _mcount` or the first of two `nop`s
+    # (arch/powerpc/kernel/trace/ftrace.c): the instruction before it (`std r0,16(r1)`) and the one
+    # behind it can change as well.
     size = elf.arch.instruction_bytes or 1
-    return frozenset(site + offset for site in sites for offset in (-size, 0, size))
+    return frozenset(site + offset for site in mcount_sites(elf) for offset in (-size, 0, size))
 
 
 def _ppc64le(elf: ElfImage) -> dict[str, int]:
@@ -104,13 +116,6 @@ def _ppc64le(elf: ElfImage) -> dict[str, int]:
     current, found["current"] = match[1], int(match[2], 0)
     found["pid"] = _first(elf, code, rf"lwz r\d+, (\S+)\({current}\)", name)
     found["comm"] = _first(elf, code, rf"addi r\d+, {current}, (\S+)", name)
-    first_task = elf.symbol("init_task").address
-    comm = elf.read(first_task + found["comm"], len(linux.FIRST_COMM))
-    if comm != linux.FIRST_COMM:
-        raise SymbolError(
-            f"{elf.path}: the offset of task_struct.comm as {name} has it, {found['comm']:#x}, "
-            f"leads to {comm!r} in init_task, not to {linux.FIRST_COMM!r}"
-        )
 
     # kernel/fork.c, copy_process(): p->start_time = ktime_get_ns(), which inlines to ktime_get().
     name = "copy_process"

@@ -29,14 +29,25 @@ PPC_PT_REGS = {"nip": 256, "msr": 264, "ctr": 280, "link": 288, "xer": 296, "ccr
 PPC_PT_REGS |= {"softe": 312, "trap": 320, "dar": 328, "dsisr": 336}
 PPC_PT_REGS_BYTES = 352
 
+# x86-64 has its per-CPU variables at an offset from gs_base. `swapgs` exchanges that with k_gs_base
+# (MSR_KERNEL_GS_BASE) on the way to and from user mode: arch/x86/entry/entry_64.S. Each CPU has the
+# base's own value in this_cpu_off: arch/x86/kernel/setup_percpu.c.
+X86_PERCPU_BASE, X86_USER_PERCPU_BASE = "gs_base", "k_gs_base"
+X86_PERCPU_OWN = "this_cpu_off"
+
+# Members of task_struct that recipes can name, with their sizes.
+_TASK_MEMBERS = {"comm": COMM_BYTES, "pid": 4, "tgid": 4, "start_time": 8, "mm": 8, "stack": 8}
+
 
 def task_fields(offsets: Mapping[str, int]) -> dict[str, Field]:
     """Every field that a recipe can name, for the *offsets* that are known of this kernel."""
     fields = {
-        "comm": Field((offsets["comm"],), COMM_BYTES),
-        "pid": Field((offsets["pid"],), 4),
-        "start_time": Field((offsets["start_time"],), 8),
+        name: Field((offsets[name],), size)
+        for name, size in _TASK_MEMBERS.items()
+        if name in offsets
     }
+    if "mm.pgd" in offsets:
+        fields["mm.pgd"] = Field((offsets["mm"], offsets["mm.pgd"]), 8)
     if "thread.fp_state" in offsets:
         fp_state = offsets["thread"] + offsets["thread.fp_state"]
         vr_state = offsets["thread"] + offsets["thread.vr_state"]

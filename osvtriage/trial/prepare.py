@@ -104,7 +104,7 @@ def _check_variant(request: Request, arch: Arch) -> None:
     if image.kernel_format == "bzimage" and variant.patch:
         raise UsageError(
             f"the kernel of {image.name} is compressed (bzImage): the variant {variant.name!r} "
-            "cannot patch it",
+            "cannot change its code",
             "give the vmlinux of its build with --kernel",
         )
     needed = variant.needs_symbol

@@ -15,6 +15,9 @@ from osvtriage.symbols.layout import Layout, Sample
 from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.systems import SYSTEMS
 
+# What of the code at a probe is compared: enough to tell builds apart, and seldom rewritten.
+_CODE_BYTES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -72,17 +75,23 @@ def resolve(recipe: Recipe, elf: ElfImage, pinpoint: str | None = None) -> Resol
 
 
 def _steady(elf: ElfImage, layout: Layout, addresses: Iterable[int]) -> list[Sample]:
-    """The code at *addresses*, each moved on to the next instruction that stays as in the file."""
-    size = elf.arch.instruction_bytes or 1
+    """The code at *addresses*, each moved on to the next instruction that stays as in the file.
+
+    Where instructions differ in length, as many bytes as stay, four at most.
+    """
+    step = elf.arch.instruction_bytes or 1
     steady = set()
     for address in addresses:
         while address in layout.rewritten:
-            address += size
-        steady.add(address)
+            address += step
+        end = address + step
+        while end < address + _CODE_BYTES and end not in layout.rewritten:
+            end += step
+        steady.add((address, end - address))
     covered = [(sample.address, sample.address + sample.size) for sample in layout.samples]
     return [
-        Sample("the code at a probe", address, elf.arch.instruction_bytes or 4)
-        for address in sorted(steady)
+        Sample("the code at a probe", address, size)
+        for address, size in sorted(steady)
         if not any(start <= address < end for start, end in covered)
     ]
 

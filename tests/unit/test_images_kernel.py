@@ -9,12 +9,13 @@ from pathlib import Path
 
 import elf_specimen as specimen
 import pytest
+import x86_kernel as x86
 from hypothesis import given
 from hypothesis import strategies as st
 
 from osvtriage.arch import PPC64LE, X86_64
 from osvtriage.images.kernel import check_kernel
-from osvtriage.model.errors import ImageError
+from osvtriage.model.errors import ImageError, SymbolError
 
 
 @pytest.fixture
@@ -39,8 +40,36 @@ def test_a_kernel_that_passes(path: Path) -> None:
 
 
 def test_a_kernel_for_each_processor(path: Path) -> None:
-    path.write_bytes(specimen.kernel(machine=specimen.X86_64))
-    assert check_kernel(path, X86_64).version == "6.1.0-50-test"
+    path.write_bytes(specimen.kernel(machine=specimen.X86_64, notes=specimen.PVH_NOTE))
+    kernel = check_kernel(path, X86_64)
+    assert (kernel.version, kernel.format, kernel.symbols) == ("6.1.0-50-test", "elf", path)
+
+
+@pytest.mark.parametrize("notes", [b"", specimen.PVH_NOTE.replace(b"Xen", b"GNU")])
+def test_an_uncompressed_kernel_that_qemu_cannot_boot(path: Path, notes: bytes) -> None:
+    path.write_bytes(specimen.kernel(machine=specimen.X86_64, notes=notes))
+    with pytest.raises(ImageError, match=r"QEMU cannot boot .* without an entry for PVH") as caught:
+        check_kernel(path, X86_64)
+    assert "bzImage" in str(caught.value.hint)
+
+
+def test_a_compressed_kernel(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSVTRIAGE_CACHE", str(path.parent / "cache"))
+    data = x86.bzimage(x86.elf())
+    path.write_bytes(data)
+    said: list[str] = []
+    kernel = check_kernel(path, X86_64, said.append)
+    assert (kernel.version, kernel.format) == ("6.1.0-50-test", "bzimage")
+    assert kernel.sha256 == hashlib.sha256(data).hexdigest()
+    assert kernel.symbols.is_relative_to(path.parent / "cache")
+    assert kernel.symbols_sha256 == hashlib.sha256(kernel.symbols.read_bytes()).hexdigest()
+    assert said
+
+
+def test_a_compressed_kernel_that_is_cut_short(path: Path) -> None:
+    path.write_bytes(x86.bzimage(x86.elf())[:4000])
+    with pytest.raises(SymbolError, match="cut short"):
+        check_kernel(path, X86_64)
 
 
 def test_an_x86_kernel_is_not_for_ppc64le(path: Path) -> None:

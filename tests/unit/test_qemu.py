@@ -47,6 +47,11 @@ def test_an_elf_kernel_with_a_disk() -> None:
     ]
 
 
+def test_a_compressed_kernel_is_loaded_like_an_elf_file() -> None:
+    boot = replace(LINUX, arch=X86_64, kernel_format="bzimage")
+    assert machine_arguments(QEMU, boot)[-6:] == machine_arguments(QEMU, LINUX)[-6:]
+
+
 def test_a_kernel_that_is_a_disk_is_the_first() -> None:
     boot = replace(OSV, kernel_format="raw", disks=(Disk(Path("/o/more"), "qcow2", ""),))
     assert drives(boot) == [

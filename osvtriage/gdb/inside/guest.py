@@ -98,10 +98,23 @@ class Guest:
 
     def current(self) -> int | None:
         """The address that stands for the current thread."""
-        base = self.integer(self.plan.thread.base)
-        if self.plan.thread.offset is None:
-            return base
-        return self.word(base + self.plan.thread.offset)
+        plan = self.plan.thread
+        bases = [self.integer(plan.base)]
+        if plan.offset is None:
+            return bases[0]
+        if plan.other_base is not None and plan.own is not None:
+            bases.append(self.integer(plan.other_base))
+            bases = [base for base in bases if self._is_own(base, plan.own)]
+        return self.word(_wrapped(bases[0] + plan.offset)) if bases else None
+
+    def _is_own(self, base: int, own: int) -> bool:
+        """Whether *base* is that of the kernel's block, which holds it at *own*.
+
+        Programs can put into the register what they like, and write to their own memory, which is
+        the lower half.
+        """
+        at = _wrapped(base + own)
+        return at >> 63 == 1 and self.word(at) == base
 
     def field(self, base: int | None, field: Field) -> str | None:
         """The digits of a field of the thread at *base*."""
@@ -146,6 +159,11 @@ class Guest:
             return framepointer.walk(self.arch, read, framepointer.Registers(pc, sp, fp), unwind)
 
         return osv.threads(read, listed, self.cpus, backtrace)
+
+
+def _wrapped(address: int) -> int:
+    """*address* as the processor has it: an offset can be an address of the upper half."""
+    return address & 0xFFFF_FFFF_FFFF_FFFF
 
 
 def _signed32(text: str) -> int:
