@@ -121,6 +121,9 @@ def test_a_program_runs_with_the_glibc_of_its_suite(suite: str, tmp_path: Path) 
     assert all("corrupt=0 stuck=0" in line for line in ends)
     assert all(int(re.findall(r"forks=(\d+)", line)[0]) >= 3 for line in ends)
     assert "randomize_va_space: 2" in lines
+    # O_DIRECT, from the disk in memory.
+    assert int(re.findall(r"reads=(\d+)", ends[2])[0]) > 0
+    assert not [line for line in lines if line.startswith("osvtriage: unsupported")]
 
 
 def test_a_program_of_the_users_brings_its_libraries(tmp_path: Path) -> None:
