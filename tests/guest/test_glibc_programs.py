@@ -43,7 +43,7 @@ for program in /programs/*; do
     $program --seed 1 ${program##*/} || echo "failed: $program: $?"
 done
 /stacklists-dynamic --rounds 3 --seed 1 || echo "failed: steer: $?"
-/stacklists-static --rounds 3 --joined || echo "failed: joined: $?"
+/stacklists-static --rounds 3 --detached || echo "failed: detached: $?"
 /stacklists-dynamic --mode storm --seconds 1 --rounds 100000 || echo "failed: storm: $?"
 echo "randomize_va_space: $(cat /proc/sys/kernel/randomize_va_space)"
 """
