@@ -28,7 +28,9 @@ if [ -n "$osvtriage_wait" ]; then
     read -r _
 fi
 
-# What stood after " -- " on the kernel's command line arrives as this script's arguments.
+# What stood after " -- " on the kernel's command line arrives as this script's arguments. Before it
+# come words that the kernel does not know: this one is for what unpacks a bzImage on x86.
+[ "$1" = nokaslr ] && shift
 # A payload that is absent gives 127, as in any shell; one that a signal killed gives 128 + number.
 if [ -x /payload ]; then
     /payload "$@"

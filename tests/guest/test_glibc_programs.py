@@ -39,6 +39,7 @@ _BOOT_LIMIT = 150
 # Each line names the program that it is about. The group of a child that hung would still be there.
 _SCRIPT = """\
 #!/bin/sh
+echo "arguments: $*"
 for program in /programs/*; do
     $program --seed 1 ${program##*/} || echo "failed: $program: $?"
 done
@@ -107,7 +108,8 @@ def test_a_program_runs_with_the_glibc_of_its_suite(suite: str, tmp_path: Path) 
     for name, linkage in linkages:
         program = build_program(payload_source("stacklists"), X86_64, glibc, linkage)
         files |= in_guest(f"/stacklists-{name}", program)
-    lines = boot(image, initrd(image, script(tmp_path, _SCRIPT), files))
+    lines = boot(image, initrd(image, script(tmp_path, _SCRIPT), files), "-- --one two")
+    assert "arguments: --one two" in lines
     for linkage in LINKAGES:
         wanted = f"program={linkage} version={glibc.version} kernel={image.kernel_version}"
         assert f"osvtriage: glibc {wanted}" in lines
