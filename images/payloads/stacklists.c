@@ -8,21 +8,16 @@
  * the child half-done lists, and __reclaim_stacks in the child has to cope: Red Hat bug 477705, where
  * it did not and went round for ever. Two modes:
  *
- *   steer  one thread joins another, and the main thread forks. For a debugger, which holds the
- *          joining thread at an instruction of its choice: it passes marker_before_exit() last of
+ *   steer  one thread leaves, and the main thread forks. For a debugger, which holds the leaving
+ *          thread at an instruction of its choice: that thread passes marker_before_exit() last of
  *          all. With --command the fork waits until stacklists_command is set.
  *   storm  threads are created and joined while the main thread forks, and read by O_DIRECT into
  *          their stacks: the workload of the report. A page that is read into while a fork marks it
  *          read-only is what its kernel patch was about (bug 471613).
  *
- * Every child creates a thread with a stack of the joining thread's size, which glibc takes from the
- * cache, and forks a grandchild: damage that the child survives is handed on. Both exit at once. What
- * hangs hangs in user space, inside fork(), and is killed with its whole process group.
- *
- * Why two sizes: with stack_used -> joined -> joining and the first of the two stores of list_del()
- * done, the child's backward list leads from the joining thread's stack to the head of stack_used. Only
- * a thread that gets that very stack writes the damage on, into stack_used.next, and the grandchild
- * goes round. One of the joined thread's size would get that one's stack, and mend the list.
+ * Every child creates a thread with a stack of the same size, which glibc takes from the cache, and
+ * forks a grandchild: damage that the child survives is handed on. Both exit at once. What hangs
+ * hangs in user space, inside fork(), and is killed with its whole process group.
  *
  * Exit status: 0 the workload ran to its end, whatever it found; 1 a process got stuck or could not
  * be started; 2 usage.
@@ -46,8 +41,6 @@
 /* Corrupt lines. The rest is counted: a console is slow. */
 #define PRINTED_MAX 4
 #define THREADS_MAX 64
-/* The stack of a thread that is joined, by that of the one that joins it: see above. */
-#define JOINED_TIMES 4
 /* The unit of O_DIRECT on most devices, and what the report's test case read. */
 #define SECTOR 512
 /* Read from the file, a sector at a time. */
@@ -66,7 +59,7 @@ enum { GRANDCHILD_HUNG = 3, NOT_STARTED = 4 };
 		__asm__ volatile("" ::: "memory");                                                 \
 	}
 
-MARKER(marker_before_exit)	/* the joining thread: a stack is moved next */
+MARKER(marker_before_exit)	/* the leaving thread: its stack is moved next */
 MARKER(marker_forked)		/* the child: back from fork */
 MARKER(marker_reused)		/* the child: a thread had a stack out of the cache */
 MARKER(marker_grandchild)	/* the grandchild: back from fork */
@@ -77,7 +70,7 @@ volatile int stacklists_command;
 
 static uint64_t seed = 1, stack_bytes = 256 * 1024, rounds = 20, seconds, limit_ms = LIMIT_MS;
 static unsigned int churners = 2;
-static bool commanded, detached;
+static bool commanded, joined;
 static const char *path = "/dev/ram0";
 static int file = -1;
 static unsigned char wanted[FILE_BYTES];
@@ -109,15 +102,14 @@ static uint64_t count(uint64_t *counter)
 	return __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
 }
 
-static int start_thread(pthread_t *thread, bool detach, uint64_t bytes, void *(*run)(void *),
-			void *argument)
+static int start_thread(pthread_t *thread, bool detached, void *(*run)(void *), void *argument)
 {
 	pthread_attr_t attributes;
 
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes,
-				    detach ? PTHREAD_CREATE_DETACHED : PTHREAD_CREATE_JOINABLE);
-	int error = pthread_attr_setstacksize(&attributes, bytes);
+				    detached ? PTHREAD_CREATE_DETACHED : PTHREAD_CREATE_JOINABLE);
+	int error = pthread_attr_setstacksize(&attributes, stack_bytes);
 	if (!error)
 		error = pthread_create(thread, &attributes, run, argument);
 	pthread_attr_destroy(&attributes);
@@ -147,8 +139,7 @@ static void __attribute__((noreturn)) be_child(void)
 
 	setpgid(0, 0);
 	marker_forked();
-	if (start_thread(&thread, false, stack_bytes, leave_at_once, NULL) ||
-	    pthread_join(thread, NULL))
+	if (start_thread(&thread, false, leave_at_once, NULL) || pthread_join(thread, NULL))
 		_exit(NOT_STARTED);
 	marker_reused();
 	pid_t pid = fork();
@@ -187,18 +178,44 @@ static void fork_family(void)
 	marker_settled();
 }
 
+static pthread_barrier_t filled;
+
+static void *meet(void *argument)
+{
+	pthread_barrier_wait(&filled);
+	return argument;
+}
+
+/*
+ * Leave one stack of that size in the cache when the leaving thread has taken its own out: the
+ * child's thread takes that one. Were there none it would take the one that was moved, and heal
+ * what the move left half-done.
+ */
+static void fill_cache(void)
+{
+	pthread_t threads[2];
+
+	pthread_barrier_init(&filled, NULL, 2);
+	for (int i = 0; i < 2; i++)
+		if (start_thread(&threads[i], false, meet, NULL))
+			fail("pthread_create", EAGAIN);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	pthread_barrier_destroy(&filled);
+}
+
 static pid_t leaving;
 
-/* The thread that moves a stack: that of another that it joins, or its own when it ends. */
+/* The thread that leaves, with the stack of another that it joins or with its own. */
 static void *leave(void *argument)
 {
 	pthread_t other;
 
-	if (!detached && start_thread(&other, false, JOINED_TIMES * stack_bytes, leave_at_once, NULL))
+	if (joined && start_thread(&other, false, leave_at_once, NULL))
 		fail("pthread_create", EAGAIN);
 	__atomic_store_n(&leaving, syscall(SYS_gettid), __ATOMIC_SEQ_CST);
 	marker_before_exit();
-	if (!detached)
+	if (joined)
 		pthread_join(other, NULL);
 	return argument;
 }
@@ -209,7 +226,8 @@ static void steer(void)
 	const uint64_t deadline = now_ms() + limit_ms;
 
 	leaving = 0;
-	int error = start_thread(&thread, true, stack_bytes, leave, NULL);
+	fill_cache();
+	int error = start_thread(&thread, true, leave, NULL);
 	if (error)
 		fail("pthread_create", error);
 	count(&total.threads);
@@ -273,7 +291,7 @@ static void *churn(void *argument)
 		pthread_t threads[2];
 
 		for (size_t i = 0; i < 2; i++) {
-			int error = start_thread(&threads[i], false, stack_bytes,
+			int error = start_thread(&threads[i], false,
 						 file < 0 ? leave_at_once : read_into_stack,
 						 (void *)(2 * n + i));
 			if (error)
@@ -330,8 +348,8 @@ static const char help[] =
 	"  --mode MODE    steer or storm (steer)\n"
 	"  --rounds N     forks (20)\n"
 	"  --seconds N    storm: end after N seconds, whatever the rounds (0: the rounds count)\n"
-	"  --stack KIB    size of the stacks; steer: the joined thread has four times that (256)\n"
-	"  --detached     steer: no thread is joined; the one that ends moves its own stack\n"
+	"  --stack KIB    size of the stacks (256)\n"
+	"  --joined       steer: the stack that is moved is that of a thread that is joined\n"
 	"  --command      steer: do not fork before stacklists_command is set\n"
 	"  --threads N    storm: threads that create and join others (2)\n"
 	"  --file PATH    storm: what is read by O_DIRECT; it is never written to (/dev/ram0)\n"
@@ -342,7 +360,7 @@ static const char help[] =
 
 static const struct option options[] = {
 	{ "mode", 1, NULL, 'm' },    { "rounds", 1, NULL, 'n' },  { "seconds", 1, NULL, 'S' },
-	{ "stack", 1, NULL, 'k' },   { "detached", 0, NULL, 'd' }, { "command", 0, NULL, 'c' },
+	{ "stack", 1, NULL, 'k' },   { "joined", 0, NULL, 'j' },  { "command", 0, NULL, 'c' },
 	{ "threads", 1, NULL, 't' }, { "file", 1, NULL, 'f' },	  { "limit", 1, NULL, 'l' },
 	{ "seed", 1, NULL, 's' },    { "wait", 0, NULL, 'w' },	  { "help", 0, NULL, 'h' },
 	{ NULL, 0, NULL, 0 }
@@ -360,7 +378,7 @@ int main(int argc, char **argv)
 		case 'n': rounds = number("rounds", optarg, 0, 100000000); break;
 		case 'S': seconds = number("seconds", optarg, 0, 1000000); break;
 		case 'k': stack_bytes = 1024 * number("stack", optarg, 0, 1 << 20); break;
-		case 'd': detached = true; break;
+		case 'j': joined = true; break;
 		case 'c': commanded = true; break;
 		case 't': churners = number("threads", optarg, 0, THREADS_MAX); break;
 		case 'f': path = optarg; break;

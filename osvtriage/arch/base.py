@@ -63,6 +63,10 @@ class Arch:
     # How functions begin to make a frame: where the return address is above the stack pointer, by
     # the code that comes next.
     prologue: tuple[tuple[bytes, int], ...]
+    # The register that leads to a process's page tables.
+    page_tables: str | None
+    # The register, and the bits of it that are all set in user mode.
+    user_mode: tuple[str, int]
     msr_bits: Mapping[str, int]
     traps: Mapping[int, str]
     # Of a trap by its name: what each bit of its error code says, set and clear.

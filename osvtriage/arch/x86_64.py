@@ -32,6 +32,8 @@ _WORDS = {
     "ftw": Word(8, "ftag", monitor=True),
     "pc": Word(64, "rip"),
     "eflags": Word(32, "eflags"),
+    "cs": Word(16, "cs"),
+    "cr3": Word(64, "cr3"),
     "mxcsr": Word(32, "mxcsr"),
     "cr2": Word(64, "cr2", monitor=True),
 }
@@ -148,6 +150,9 @@ X86_64 = Arch(
     link_register=None,
     # push %rbp; mov %rsp,%rbp
     prologue=((bytes([0x55]), 0), (bytes([0x48, 0x89, 0xE5]), 8)),
+    page_tables="cr3",
+    # The current privilege level: Intel SDM, volume 3, section 5.5.
+    user_mode=("cs", 3),
     msr_bits={},
     traps=_TRAPS,
     # Intel SDM, volume 3, figure 4-12: those bits that need no feature to be on.

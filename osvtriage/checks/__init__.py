@@ -10,10 +10,16 @@ from osvtriage.checks.base import Check, Needs
 from osvtriage.checks.crash import Crash
 from osvtriage.checks.fpu import FpClobber, GiveupConditions
 from osvtriage.checks.fpu_state import FpuPreserved
+from osvtriage.checks.reclaim import StackLists
 from osvtriage.checks.stack import StackBounds
 
 Kind = (
-    type[FpClobber] | type[GiveupConditions] | type[FpuPreserved] | type[StackBounds] | type[Crash]
+    type[FpClobber]
+    | type[GiveupConditions]
+    | type[FpuPreserved]
+    | type[StackBounds]
+    | type[Crash]
+    | type[StackLists]
 )
 
 KINDS: dict[str, Kind] = {
@@ -22,6 +28,7 @@ KINDS: dict[str, Kind] = {
     "fpu-preserved": FpuPreserved,
     "stack-bounds": StackBounds,
     "crash": Crash,
+    "stack-lists": StackLists,
 }
 
 __all__ = ["KINDS", "Check", "Needs"]

@@ -22,6 +22,7 @@ class Needs:
     fields: tuple[str, ...] = ()
     exit: bool = True
     stack: bool = False
+    lists: bool = False
     msr_bit: str | None = None
 
 

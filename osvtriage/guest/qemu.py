@@ -14,8 +14,8 @@ from osvtriage.images.record import Disk, DiskFormat, KernelFormat
 class Boot:
     """What a guest boots from and on.
 
-    A kernel that is a disk is the guest's first, and boots by its own boot sector:
-    ``initrd`` and ``append`` do not reach it.
+    A kernel that is a disk is the guest's first disk, and boots by its own boot sector: ``initrd``
+    and ``append`` do not reach it.
     """
 
     arch: Arch
@@ -69,14 +69,13 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
     arguments += ["-m", str(boot.memory), "-smp", str(boot.smp)]
     arguments += ["-nodefaults", "-vga", "none", "-display", "none", "-nic", "none", "-no-reboot"]
     disks = [(disk.path, disk.format) for disk in boot.disks]
-    match boot.kernel_format:
-        case "elf" | "bzimage":
-            arguments += ["-kernel", str(boot.kernel)]
-            if boot.initrd is not None:
-                arguments += ["-initrd", str(boot.initrd)]
-            arguments += ["-append", boot.append]
-        case "raw" | "qcow2" as of_disk:
-            disks.insert(0, (boot.kernel, of_disk))
+    if boot.kernel_format in ("raw", "qcow2"):
+        disks.insert(0, (boot.kernel, boot.kernel_format))
+    else:
+        arguments += ["-kernel", str(boot.kernel)]
+        if boot.initrd is not None:
+            arguments += ["-initrd", str(boot.initrd)]
+        arguments += ["-append", boot.append]
     for number, (path, format_) in enumerate(disks):
         arguments += _disk(f"disk{number}", path, format_)
     return arguments

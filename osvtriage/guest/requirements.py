@@ -91,7 +91,7 @@ def examine(progress: Progress = silent) -> list[Row]:
         progress(f"compiling for {arch.name}")
         rows.append(compiler_row(arch, required))
     progress("looking at apt, the cache and the directory for sockets")
-    return [*rows, *debian_rows(), cache_row(), socket_row()]
+    return [*rows, *debian_rows(), dot_row(), cache_row(), socket_row()]
 
 
 def recipe_processors() -> frozenset[str]:
@@ -299,6 +299,15 @@ def debian_rows() -> Iterator[Row]:
     keyring = min(Path("/usr/share/keyrings").glob("debian-archive-keyring.[gp]*"), default=None)
     row = _row("Debian's keyring", "verifies guests' packages", True, ("debian-archive-keyring",))
     yield row(keyring is not None, path=None if keyring is None else str(keyring))
+
+
+def dot_row() -> Row:
+    """Graphviz: without it a run of a recipe on lists has its picture as text only."""
+    path = shutil.which("dot")
+    asked = _try([path, "-V"], _LIMIT_S) if path else None
+    version = re.search(r"version (\d+(?:\.\d+)+)", asked.output + asked.errors) if asked else None
+    row = _row("dot", "draws lists as SVG", False, ("graphviz",))
+    return row(version is not None, path=path, version=version and version[1])
 
 
 def cache_row() -> Row:

@@ -69,23 +69,23 @@ def of_linux(
     progress: Progress,
 ) -> Addition:
     """A Linux *kernel* with the command line and memory of *userland*, where none are given."""
-    checked = check_kernel(kernel, ARCHES[userland.arch], progress)
+    linux = check_kernel(kernel, ARCHES[userland.arch], progress)
     record = replace(
         _record(
             system="linux",
             arch=userland.arch,
             memory=userland.memory if memory is None else memory,
             append=userland.append if append is None else append,
-            kernel_version=checked.version,
+            kernel_version=linux.version,
         ),
-        kernel=checked.name,
-        kernel_format=checked.format,
+        kernel=linux.name,
+        kernel_format=linux.format,
     )
     return Addition(
         record,
         {
-            KERNEL: _Source(checked.symbols, checked.symbols_sha256),
-            checked.name: _Source(kernel, checked.sha256),
+            KERNEL: _Source(linux.symbols, linux.symbols_sha256),
+            linux.name: _Source(linux.path, linux.sha256),
         },
     )
 
@@ -126,9 +126,9 @@ def of_linux_disk(
     sources = {_LINUX_DISK: _Source(disk, checked.sha256)}
     version = "unknown"
     if symbols is not None:
-        kernel = check_kernel(symbols, X86_64, progress)
-        sources[KERNEL] = _Source(kernel.symbols, kernel.symbols_sha256)
-        version = kernel.version
+        linux = check_kernel(symbols, X86_64, progress, boots=False)
+        sources[KERNEL] = _Source(linux.symbols, linux.symbols_sha256)
+        version = linux.version
     record = replace(
         _record(
             system="linux",

@@ -23,7 +23,7 @@ from osvtriage.images.debian import BUSYBOX_FILE, MODULE_FILE, Archive, Candidat
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.places import cache_directory
 from osvtriage.images.progress import Progress
-from osvtriage.images.record import KERNEL, Record, Stamp, damage
+from osvtriage.images.record import Record, Stamp, damage
 from osvtriage.images.results import Results
 from osvtriage.model.errors import ImageError
 from osvtriage.recipe.image import ImageManifest
@@ -91,9 +91,8 @@ def _make(
                 "holds no bin/busybox"
             )
         progress("checking the kernel")
-        checked = check_kernel(scratch / "kernel", ARCHES[manifest.arch], progress)
-        files = {checked.name: checked.path, KERNEL: checked.symbols}
-        for file, path in files.items():
+        linux = check_kernel(scratch / "kernel", ARCHES[manifest.arch], progress)
+        for file, path in linux.files.items():
             sparse.copy(path, made / file)
         modules = [f"{name}.ko" for name in manifest.debian.modules]
         for name, file in zip(manifest.debian.modules, modules, strict=True):
@@ -103,14 +102,14 @@ def _make(
         arch=manifest.arch,
         memory=manifest.memory,
         append=manifest.append,
-        kernel_version=checked.version,
+        kernel_version=linux.version,
         origin="debian",
         built=timestamp(),
         packages=(holder.package, busybox.package),
         wanted={kernel.name: kernel.sha256, busybox.name: busybox.sha256},
-        files={file: Stamp.of(made / file) for file in (*files, BUSYBOX, *modules)},
-        kernel=checked.name,
-        kernel_format=checked.format,
+        files={file: Stamp.of(made / file) for file in (*linux.files, BUSYBOX, *modules)},
+        kernel=linux.name,
+        kernel_format=linux.format,
         modules=tuple(modules),
     )
 

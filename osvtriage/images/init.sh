@@ -28,9 +28,16 @@ if [ -n "$osvtriage_wait" ]; then
     read -r _
 fi
 
-# What stood after " -- " on the kernel's command line arrives as this script's arguments. Before it
-# come words that the kernel does not know: this one is for what unpacks a bzImage on x86.
-[ "$1" = nokaslr ] && shift
+# What stood after " -- " on the kernel's command line arrives as this script's arguments; before it
+# the words that the kernel did not know, such as nokaslr, which is its unpacker's on x86. Where the
+# mark is there, the payload's own begin behind it.
+case " $* " in
+*" payload: "*)
+    while [ "$1" != payload: ]; do shift; done
+    shift
+    ;;
+esac
+
 # A payload that is absent gives 127, as in any shell; one that a signal killed gives 128 + number.
 if [ -x /payload ]; then
     /payload "$@"

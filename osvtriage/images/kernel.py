@@ -5,17 +5,20 @@ from __future__ import annotations
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from osvtriage.arch import Arch
 from osvtriage.images.elf import Sections, check_elf, mapped
 from osvtriage.images.progress import Progress, silent
-from osvtriage.images.record import BZIMAGE, KERNEL, KernelFormat, file_sha256
+from osvtriage.images.record import KERNEL, KernelFormat, file_sha256
 from osvtriage.images.vmlinuz import kernel_symbols
 from osvtriage.model.errors import ImageError
 from osvtriage.symbols.vmlinuz import is_bzimage
+
+BOOT_IMAGE = "vmlinuz"
+"""What a boot image is called in an image's directory; its symbols are in :data:`KERNEL`."""
 
 _UNSTRIPPED = "use the `vmlinux` at the top of the kernel's build directory, not stripped"
 _BZIMAGE = "use the bzImage of the same build (arch/x86/boot/bzImage, or /boot/vmlinuz-*)"
@@ -47,12 +50,22 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        """What it is called in an image's directory; its symbols are in :data:`KERNEL` there."""
-        return KERNEL if self.format == "elf" else BZIMAGE
+        """What it is called in an image's directory."""
+        return KERNEL if self.format == "elf" else BOOT_IMAGE
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The files that an image's directory gets, by their names there."""
+        return {self.name: self.path, KERNEL: self.symbols}
 
 
-def check_kernel(path: Path, arch: Arch, progress: Progress = silent) -> Kernel:
+def check_kernel(
+    path: Path, arch: Arch, progress: Progress = silent, *, boots: bool = True
+) -> Kernel:
     """Check the kernel file at *path*: an ELF file, or on x86-64 a bzImage.
+
+    Args:
+        boots: QEMU is to boot it. Else only its symbols are wanted.
 
     Raises:
         ImageError: it is not a Linux for *arch*, is cut short, has no symbols, or cannot be booted.
@@ -70,7 +83,7 @@ def check_kernel(path: Path, arch: Arch, progress: Progress = silent) -> Kernel:
                 hint=hint,
             )
         version = _version(path, data, hint)
-        if arch.name == "x86_64" and not _has_pvh_entry(data, sections):
+        if boots and arch.name == "x86_64" and not _has_pvh_entry(data, sections):
             raise ImageError(
                 f"QEMU cannot boot {path}: it is an uncompressed kernel (vmlinux) without an "
                 "entry for PVH (CONFIG_PVH is off)",

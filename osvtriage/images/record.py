@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from osvtriage.images import sparse
 from osvtriage.images.atomic import new_file
@@ -24,15 +24,12 @@ Origin = Literal["debian", "user"]
 
 DiskFormat = Literal["raw", "qcow2"]
 KernelFormat = Literal["elf", "bzimage", "raw", "qcow2"]
-"""How a kernel is booted: a file by QEMU itself (``-kernel``), a disk by its own boot sector."""
+"""How a kernel is booted: an ELF file or a boot image by QEMU itself, a disk by its boot sector."""
 
-LOADED_BY_QEMU: Final = ("elf", "bzimage")
+_DISK_FORMATS = ("raw", "qcow2")
 
 KERNEL = "vmlinux"
-"""What the file with the symbols is called in the directory of a Linux image: mostly the kernel."""
-
-BZIMAGE = "vmlinuz"
-"""What a kernel is called there that is compressed."""
+"""What the kernel is called in the directory of a Linux image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Image:
     """An image whose files are on this machine. ``memory`` is in MiB.
 
     ``symbols`` is the ELF file with the kernel's symbol table: the kernel itself, unless that is
-    stripped, compressed or a disk; None where the user has none of a Linux disk. ``disks`` are
+    stripped, a boot image or a disk; None where the user has none of a Linux disk. ``disks`` are
     those beside the one that may be the kernel. ``busybox`` is of a Linux whose userland osvtriage
     makes. A kernel that is a disk holds its command line itself: ``append`` then says what it is,
     where that is known. ``modules`` are those of the kernel that are loaded before the payload
@@ -83,11 +80,13 @@ class Image:
     packages: tuple[Package, ...]
     origin: Origin
     built: str
+    # The Debian suite whose glibc programs for this image are linked with.
+    glibc_suite: str | None = None
 
     @property
     def boots_itself(self) -> bool:
         """Whether its kernel is in a disk, with a command line that cannot be changed."""
-        return self.kernel_format not in LOADED_BY_QEMU
+        return self.kernel_format in _DISK_FORMATS
 
     def to_json(self) -> dict[str, Any]:
         """The image as ``images build --json`` prints it; a superset of ``image`` in run.json."""
@@ -150,7 +149,7 @@ class Record:
     @property
     def boots_itself(self) -> bool:
         """As :attr:`Image.boots_itself`."""
-        return self.kernel_format not in LOADED_BY_QEMU
+        return self.kernel_format in _DISK_FORMATS
 
     @classmethod
     def read(cls, directory: Path) -> Self:

@@ -136,6 +136,7 @@ class ImageStore:
             packages=record.packages,
             origin=record.origin,
             built=record.built,
+            glibc_suite=None if name in added_names() else _manifest(name).glibc_suite,
         )
 
     def ensure(self, name: str, progress: Progress = silent) -> Image:
@@ -227,15 +228,15 @@ class ImageStore:
             )
         if image.system == "osv":
             return osv.with_kernel(image, kernel)
-        checked = check_kernel(kernel, ARCHES[image.arch], progress)
+        linux = check_kernel(kernel, ARCHES[image.arch], progress)
         return replace(
             image,
             kernel=kernel,
-            kernel_format=checked.format,
-            symbols=checked.symbols,
-            kernel_version=checked.version,
-            kernel_sha256=checked.sha256,
-            symbols_sha256=checked.symbols_sha256,
+            kernel_format=linux.format,
+            symbols=linux.symbols,
+            kernel_version=linux.version,
+            kernel_sha256=linux.sha256,
+            symbols_sha256=linux.symbols_sha256,
             # A module fits its own kernel alone.
             modules=(),
             packages=(),

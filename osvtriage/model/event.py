@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from osvtriage.model.lists import ListsSnapshot
+
 Side = Literal["entry", "exit"]
 
 
@@ -103,6 +105,7 @@ class Event:
     backtrace: tuple[Frame, ...] = field(default=())
     stack: StackUse | None = None
     threads: tuple[GuestThread, ...] = field(default=())
+    lists: ListsSnapshot | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The event as one object of ``events.jsonl``."""

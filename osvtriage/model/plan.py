@@ -42,6 +42,64 @@ class ThreadPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """An address in a module of a user process: so far behind where the module was loaded.
+
+    The program itself is the module with the empty name.
+    """
+
+    module: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModulePlan:
+    """A file that the process must have loaded: its build-id, and where in it that is."""
+
+    name: str
+    build_id: str
+    build_id_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListHeads:
+    """The heads of glibc's lists of thread stacks, and what guards them.
+
+    ``in_flight`` is ``None`` in a glibc from before the remedy of January 2009.
+    """
+
+    used: Place
+    cache: Place
+    lock: Place
+    user: Place | None
+    in_flight: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessListsPlan:
+    """The lists of thread stacks, before it is known where the process's files are."""
+
+    heads: ListHeads
+    list_offset: int
+    tid_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """The user process that is looked at, and how it is found.
+
+    A thread called ``comm`` that comes to one of the kernel addresses ``found_at`` is of it; the
+    field ``auxiliary`` of that thread is the auxiliary vector, which leads to ``modules``.
+    """
+
+    comm: str
+    found_at: tuple[int, ...]
+    auxiliary: Field
+    modules: tuple[ModulePlan, ...]
+    lists: ProcessListsPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StackPlan:
     """A stack whose use is measured: ``size`` bytes that end ``reserved`` above its top.
 
@@ -64,7 +122,8 @@ class ProbePlan:
     first ``arm_first`` passages are those of any thread. Where ``arm_after`` is ``None`` the probe
     is armed at once. ``callee`` is the function about to be called, where the entries are calls;
     ``exits_at_return`` says that each passage's exit is its own return address. ``fatal``: the
-    guest is stopped there for good. ``threads`` says when all threads are listed.
+    guest is stopped there for good. ``threads`` says when all threads are listed. The ``places`` of
+    a probe in a user process become addresses when the process is found.
     """
 
     name: str
@@ -84,6 +143,9 @@ class ProbePlan:
     fatal: bool = False
     threads: str | None = None
     stack: StackPlan | None = None
+    entry_places: tuple[Place, ...] = ()
+    exit_places: tuple[Place, ...] = ()
+    lists: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +197,46 @@ class ThreadListPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StackListsPlan:
+    """Where a process has glibc's lists of thread stacks: see :mod:`osvtriage.systems.glibc`.
+
+    The addresses of the heads, of ``in_flight_stack`` (``None`` before the glibc of 2009 that
+    announces moves) and of the lock; the offsets of ``list`` and ``tid`` in ``struct pthread``.
+    """
+
+    used: int
+    cache: int
+    user: int | None
+    in_flight: int | None
+    lock: int
+    list_offset: int
+    tid_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterleavePlan:
+    """How a fork is made to happen while a thread is in its critical section.
+
+    The thread comes to ``thread`` last of all before it; the section is where it holds the lock of
+    the lists. It is held by pointing it to ``spin``, a ``jmp .``. Writing 1 into ``go`` makes
+    another thread fork. Children are looked at from ``reclaim`` to ``returns``. Without
+    ``recovery`` what announces the move is overwritten first.
+    """
+
+    thread: Place
+    go: Place
+    spin: Place
+    reclaim: tuple[Place, ...]
+    returns: tuple[Place, ...]
+    recovery: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GdbPlan:
     """All probes of a trial, and what is known of the guest that they are in.
 
     ``pinpoint`` is the register whose first change within a span is to be found by stepping.
+    ``process`` is the one that probes with places are in.
     """
 
     arch: str
@@ -147,6 +245,8 @@ class GdbPlan:
     unwind: UnwindPlan | None = None
     threads: ThreadListPlan | None = None
     pinpoint: str | None = None
+    process: ProcessPlan | None = None
+    interleave: InterleavePlan | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

@@ -50,3 +50,8 @@ class ImageManifest(_Table):
     memory: Annotated[int, Field(ge=64, le=1_048_576)] = 1024
     append: Annotated[str, Field(max_length=1024, pattern=r"^[ -~]*$")] = ""
     default: bool = False
+
+    @property
+    def glibc_suite(self) -> str | None:
+        """The suite whose glibc programs for this image are linked with, where it has one."""
+        return self.debian.suite if self.debian.glibc else None

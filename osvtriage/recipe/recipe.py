@@ -59,17 +59,22 @@ class Arm(Table):
 
 
 class Probe(Table):
-    """One place of interest. Exactly one of ``call`` and ``function`` says where.
+    """One place of interest. Exactly one of ``call``, ``function`` and ``place`` says where.
 
     ``registers`` and ``fields`` are what is taken there; ``fpu`` stands for all floating-point and
     vector registers. ``stack`` names a stack whose use is measured from the entry to the exit.
     ``threads`` says when all threads of the guest are listed: ``always``, or when the registers of
     the two sides differ. A guest that comes to a ``fatal`` probe goes no further.
+
+    A ``place`` is in a user process, in the files that it loaded: ``glibc.reclaim`` is where a
+    forked child mends the lists of thread stacks, from its entry to fork's return. ``lists`` takes
+    these lists.
     """
 
     name: Name
     call: Call | None = None
     function: Symbol | None = None
+    place: Literal["glibc.reclaim"] | None = None
     until_after_call: Symbol | None = None
     registers: tuple[Name, ...] = ()
     fields: tuple[str, ...] = ()
@@ -80,16 +85,19 @@ class Probe(Table):
     stack: Name | None = None
     threads: Literal["always", "differs"] | None = None
     fatal: bool = False
+    lists: bool = False
 
     @property
     def has_exit(self) -> bool:
         """Whether it has two sides, to be compared."""
-        return self.call is not None or self.until_after_call is not None
+        return self.call is not None or self.place is not None or self.until_after_call is not None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.call is None) == (self.function is None):
-            raise ValueError("a probe needs exactly one of `call` and `function`")
+        if sum(where is not None for where in (self.call, self.function, self.place)) != 1:
+            raise ValueError("a probe needs exactly one of `call`, `function` and `place`")
+        if self.lists and self.place is None:
+            raise ValueError("`lists` goes with `place`: they are in a process")
         if self.until_after_call is not None and self.function is None:
             raise ValueError("`until_after_call` goes with `function`")
         if not self.has_exit and (self.stack is not None or self.threads == "differs"):
@@ -163,19 +171,38 @@ class Workload(Table):
     ``duration`` seconds is taken to run for ever, and what was seen until then counts; without a
     ``duration`` that is *inconclusive* after ``limit`` seconds. ``append`` is for the kernel's
     command line, such as ``norandmaps``: no address of the programs in the guest is random.
+
+    With a ``linkage`` the payload is linked with the glibc of the image's suite, which it brings
+    along; else it is static, with the host's.
     """
 
     payload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    linkage: Literal["dynamic-pie", "dynamic-no-pie", "static-pie", "static-no-pie"] | None = None
     arguments: tuple[str, ...] = ()
     append: CommandLine = ""
     limit: Annotated[float, Field(gt=0)] = 300.0
     duration: Annotated[float, Field(gt=0)] | None = None
 
 
+class Interleave(Table):
+    """How a fork is made to happen at each instruction of a thread's critical section.
+
+    The section is where the thread holds the lock of glibc's stack lists. ``thread`` is the
+    function of the program that it comes to last of all before; writing 1 into the variable ``go``
+    makes another thread fork.
+    """
+
+    thread: Symbol
+    go: Symbol
+
+
 class Variant(Table):
     """One way to run the recipe, with the verdict that it must give on a stock image.
 
     ``arguments`` and ``append`` are added to the workload's.
+
+    With ``interleave`` the workload is steered: a fork at each instruction of a critical section,
+    with the children's ``recovery`` left alone or disabled.
 
     ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
     ``needs_symbol`` is only for guests whose kernel has that symbol.
@@ -188,6 +215,7 @@ class Variant(Table):
     arguments: tuple[str, ...] = ()
     append: CommandLine = ""
     needs_symbol: Symbol | None = None
+    interleave: Literal["recovery", "recovery-disabled"] | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -219,6 +247,7 @@ class Recipe(Table):
     image: Name | None = None
     workload: Workload
     matrix: Matrix = Matrix()
+    interleave: Interleave | None = None
     probe: tuple[Probe, ...] = Field(min_length=1)
     check: tuple[Check, ...] = Field(min_length=1)
     patch: tuple[Patch, ...] = ()
@@ -248,6 +277,8 @@ class Recipe(Table):
                 raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
             if self.system != "linux" and variant.append:
                 raise Misplaced("`append` is for linux: use `arguments`", "variant", index)
+            if variant.interleave is not None and self.interleave is None:
+                raise Misplaced("`interleave` needs the table [interleave]", "variant", index)
             if variant.expect is None and (variant.name != AS_IS or self.image is not None):
                 raise Misplaced("`expect` is missing: what must it give?", "variant", index)
         if self.get_variant(AS_IS) is None:

@@ -62,6 +62,8 @@ def _where(probe: Probe) -> str:
             text += f" in {', '.join(probe.call.inside)}"
         if probe.call.not_in:
             text += f" outside {', '.join(probe.call.not_in)}"
+    elif probe.place is not None:
+        text = f"at {probe.place} of a user process"
     else:
         text = f"at {probe.function}"
         if probe.until_after_call:

@@ -123,7 +123,9 @@ def _findings(findings: Sequence[FindingRecord]) -> Iterator[Text]:
 
 
 # Damage as it happens first, then what becomes of it.
-_ORDER = ("fp-clobber", "crash", "stack-bounds", "fpu-preserved")
+_ORDER = ("fp-clobber", "crash", "stack-bounds", "stack-lists", "fpu-preserved")
+# Checks that compare memory, not registers.
+_OF_MEMORY = ("stack-bounds", "stack-lists")
 
 
 def _telling(group: Sequence[FindingRecord]) -> tuple[int, bool, int]:
@@ -167,7 +169,7 @@ def _values(finding: FindingRecord) -> Iterator[Text]:
     for name, expected in list(finding.expected.items())[:_SHOWN_REGISTERS]:
         seen = finding.seen.get(name, "")
         label = f"{name} (f0 is the left half)" if name == "vs0" else name
-        yield Text(f"  {'memory  ' if finding.check == 'stack-bounds' else 'register'}  {label}")
+        yield Text(f"  {'memory  ' if finding.check in _OF_MEMORY else 'register'}  {label}")
         yield Text("  expected  ").append(_halves(expected), "green")
         yield Text("  seen      ").append(_halves(seen), "bold red")
     if others := list(finding.expected)[_SHOWN_REGISTERS:]:

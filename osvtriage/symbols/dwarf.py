@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,31 @@ class Types:
                 if "DW_AT_declaration" not in found.attributes:
                     return found
         raise SymbolError(f"{self.path} has no debug information on {name}")
+
+
+def lines(path: Path, addresses: Sequence[int]) -> dict[int, str]:
+    """The source lines of *addresses*, as ``file:line``; those that are known.
+
+    Raises:
+        SymbolError: the debug information of *path* is damaged.
+    """
+    from elftools.elf.elffile import ELFFile
+
+    found: dict[int, str] = {}
+    with path.open("rb") as file, _reading(path):
+        for address in addresses:
+            unit = _unit(path, ELFFile(file), address)
+            program = unit.dwarfinfo.line_program_for_CU(unit)
+            if program is None:
+                continue
+            states = [entry.state for entry in program.get_entries() if entry.state is not None]
+            for state, following in pairwise(states):
+                if state.address <= address < following.address and not state.end_sequence:
+                    # Files count from 1 until DWARF 5, from 0 since.
+                    first = 0 if program.header["version"] >= 5 else 1
+                    name = program.header["file_entry"][state.file - first].name
+                    found[address] = f"{name.decode('utf-8', 'replace')}:{state.line}"
+    return found
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osvtriage.model.errors import SymbolError
+from osvtriage.model.plan import ListHeads, Place, ProcessListsPlan
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.dwarf import Types
 from osvtriage.symbols.elf import ElfImage, Symbol
@@ -24,14 +25,6 @@ _DESCRIPTOR = "_thread_db_rtld_global__dl_stack_used"
 # list_t: include/list_t.h.
 _LIST_BYTES = 16
 _WORD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """An address in a module, by the module's name: what is added to where it was loaded."""
-
-    module: str
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +44,15 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """The heads of the lists and what guards them: ``in_flight`` is ``None`` in a glibc from before
-    the remedy."""
-
-    used: Place
-    cache: Place
-    lock: Place
-    user: Place | None
-    in_flight: Place | None
-
-
-@dataclass(frozen=True, slots=True)
 class StackLists:
-    """The lists, the offsets of what they link, and where a child repairs them after a fork.
+    """The lists, and where a child repairs them after a fork.
 
     ``reclaim`` are the entries of the repair in the child, ``returns`` the `ret` instructions of
     the function that it is in; both are empty where this glibc needs a debug file to tell and there
     is none: ``missing`` says which.
     """
 
-    heads: Heads
-    list_offset: int
-    tid_offset: int
+    plan: ProcessListsPlan
     reclaim: tuple[Place, ...] = ()
     returns: tuple[Place, ...] = ()
     missing: str | None = None
@@ -87,16 +66,18 @@ def stack_lists(modules: Sequence[Module]) -> StackLists:
     """
     reclaim, returns, missing = _reclaim(modules)
     return StackLists(
-        heads=_heads(modules),
-        list_offset=_descriptor(modules, "_thread_db_pthread_list"),
-        tid_offset=_descriptor(modules, "_thread_db_pthread_tid"),
+        plan=ProcessListsPlan(
+            heads=_heads(modules),
+            list_offset=_descriptor(modules, "_thread_db_pthread_list"),
+            tid_offset=_descriptor(modules, "_thread_db_pthread_tid"),
+        ),
         reclaim=reclaim,
         returns=returns,
         missing=missing,
     )
 
 
-def _heads(modules: Sequence[Module]) -> Heads:
+def _heads(modules: Sequence[Module]) -> ListHeads:
     # Static programs of 2.34 and later have the members of _rtld_global as symbols of their own.
     for prefix, user in (("", "__stack_user"), ("_dl_", "_dl_stack_user")):
         used = _find(modules, f"{prefix}stack_used")
@@ -104,7 +85,7 @@ def _heads(modules: Sequence[Module]) -> Heads:
         lock = _find(modules, f"{prefix}stack_cache_lock")
         if used and cache and lock:
             in_flight = _find(modules, f"{prefix}in_flight_stack")
-            return Heads(used, cache, lock, _find(modules, user), in_flight)
+            return ListHeads(used, cache, lock, _find(modules, user), in_flight)
     state = next((module for module in modules if module.elf.has_symbol(_GLOBAL)), None)
     if state is None or _find(modules, _DESCRIPTOR) is None:
         names = ", ".join(module.elf.path.name for module in modules)
@@ -121,7 +102,7 @@ def _heads(modules: Sequence[Module]) -> Heads:
         )
     base = state.elf.symbol(_GLOBAL).address
     places = {name: Place(state.name, base + offset) for name, offset in members.items()}
-    return Heads(
+    return ListHeads(
         places["_dl_stack_used"],
         places["_dl_stack_cache"],
         places["_dl_stack_cache_lock"],

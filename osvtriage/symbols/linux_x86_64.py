@@ -37,6 +37,8 @@ def offsets(elf: ElfImage) -> dict[str, int]:
     types = Btf.of(elf)
     found = {name: types.member("task_struct", name)[0] for name in _TASK_MEMBERS}
     found["mm.pgd"] = types.member("mm_struct", "pgd")[0]
+    auxiliary = types.member("mm_struct", "saved_auxv")
+    found["mm.saved_auxv"], found["mm.saved_auxv bytes"] = auxiliary
     size = types.member("task_struct", "comm")[1]
     if size != COMM_BYTES:
         raise SymbolError(f"{elf.path}: task_struct.comm has {size} bytes, not {COMM_BYTES}")

@@ -17,6 +17,8 @@ LINUX = System(name="linux", title="Linux", sleeps_in="schedule")
 
 # TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).
 COMM_BYTES = 16
+# What fork, vfork, clone and clone3 all come to, in kernel/fork.c; the second until 5.9.
+CLONE_FUNCTIONS = ("kernel_clone", "_do_fork")
 # What the first task is called in its initialiser (INIT_TASK_COMM, include/linux/init_task.h).
 FIRST_COMM = b"swapper\0"
 # The string in every kernel that names its exact build, init/version.c.
@@ -48,6 +50,9 @@ def task_fields(offsets: Mapping[str, int]) -> dict[str, Field]:
     }
     if "mm.pgd" in offsets:
         fields["mm.pgd"] = Field((offsets["mm"], offsets["mm.pgd"]), 8)
+    if "mm.saved_auxv" in offsets:
+        path = (offsets["mm"], offsets["mm.saved_auxv"])
+        fields["mm.saved_auxv"] = Field(path, offsets["mm.saved_auxv bytes"])
     if "thread.fp_state" in offsets:
         fp_state = offsets["thread"] + offsets["thread.fp_state"]
         vr_state = offsets["thread"] + offsets["thread.vr_state"]

@@ -90,6 +90,8 @@ def _can_see(recipe: Recipe, index: int, check: checks.Check) -> None:
         if needs.exit and not probe.has_exit:
             message = f"probe {name!r} has no exit to compare with: it needs `until_after_call`"
             raise BadCheck(message, ("check", index))
+        if needs.lists and not probe.lists:
+            raise BadCheck(f"probe {name!r} must take the `lists` for this check", ("check", index))
         if needs.stack and probe.stack is None:
             raise BadCheck(
                 f"probe {name!r} must measure a `stack` for this check", ("check", index)

@@ -8,13 +8,17 @@ from pathlib import Path
 from osvtriage.arch import ARCHES, Arch
 from osvtriage.guest import accelerator, programs
 from osvtriage.guest.qemu import Boot
-from osvtriage.images import patch, payload, store
+from osvtriage.images import glibc, patch, payload, store
+from osvtriage.images.initramfs import PAYLOAD
 from osvtriage.images.patch import PatchedKernel
+from osvtriage.images.program import Program, build_program
+from osvtriage.images.progress import Progress
 from osvtriage.images.record import Image, file_sha256
 from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.user_process import Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Prepared:
     qemu: Path
     gdb: Path
     accelerator: accelerator.Accelerator
+    files: Files | None = None
 
 
 def prepare(request: Request, observer: Observer) -> Prepared:
@@ -54,11 +59,11 @@ def prepare(request: Request, observer: Observer) -> Prepared:
     def progress(message: str) -> None:
         observer.phase("image", message)
 
-    program = None
-    if recipe.workload.payload:
-        source = payload.payload_source(recipe.workload.payload, request.recipe_directory)
-        program = payload.compile_payload(source, arch, progress)
-    initrd = store.initrd(image, program) if image.busybox is not None else None
+    program, files = _program(request, arch, progress)
+    initrd = None
+    if image.busybox is not None:
+        libraries = dict(program.libraries) if program else {}
+        initrd = store.initrd(image, program.path if program else None, libraries)
     wanted = [item for item in recipe.patch if item.name in request.variant.patch]
     kernel = patch.patched(image.kernel, image.kernel_sha256, arch, wanted)
     symbols, symbols_sha256 = _symbols(image)
@@ -85,7 +90,30 @@ def prepare(request: Request, observer: Observer) -> Prepared:
         qemu=qemu,
         gdb=gdb,
         accelerator=chosen,
+        files=files,
     )
+
+
+def _program(
+    request: Request, arch: Arch, progress: Progress
+) -> tuple[Program | None, Files | None]:
+    """The workload's program, and where its probes are in a user process, its files."""
+    workload, suite = request.recipe.workload, request.image.glibc_suite
+    if workload.payload is None:
+        return None, None
+    source = payload.payload_source(workload.payload, request.recipe_directory)
+    if workload.linkage is None:
+        return Program(payload.compile_payload(source, arch, progress), "static-no-pie"), None
+    if suite is None:
+        raise UsageError(
+            f"recipe {request.recipe.name} links its program with the glibc of a Debian suite, and "
+            f"image {request.image.name} has none",
+            "choose an image that has, such as debian-bookworm-x86_64",
+        )
+    sysroot = glibc.sysroot(suite, arch, progress)
+    program = build_program(source, arch, sysroot, workload.linkage, progress)
+    libraries = tuple((path.rpartition("/")[2], here) for path, here in program.libraries)
+    return program, Files(PAYLOAD, program.path, libraries, sysroot.debug)
 
 
 def _check_variant(request: Request, arch: Arch) -> None:
@@ -104,7 +132,7 @@ def _check_variant(request: Request, arch: Arch) -> None:
     if image.kernel_format == "bzimage" and variant.patch:
         raise UsageError(
             f"the kernel of {image.name} is compressed (bzImage): the variant {variant.name!r} "
-            "cannot change its code",
+            "cannot patch it",
             "give the vmlinux of its build with --kernel",
         )
     needed = variant.needs_symbol
@@ -140,5 +168,5 @@ def _append(request: Request, arch: Arch) -> str:
     more = (request.recipe.workload.append, request.variant.append)
     parts = [f"console={arch.console}", request.image.append, *more, "panic=-1"]
     if request.recipe.workload.payload:
-        parts += ["--", "--seed", str(request.seed), *arguments]
+        parts += ["--", "payload:", "--seed", str(request.seed), *arguments]
     return " ".join(part for part in parts if part)

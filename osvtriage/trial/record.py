@@ -171,6 +171,18 @@ class PinpointRecord(_Object):
     note: str
 
 
+class BoundaryRecord(_Object):
+    """A fork while a thread was about to execute ``instruction``, for the ``nth`` time after the
+    first, and what became of the children."""
+
+    address: Hex
+    nth: int
+    name: str
+    instruction: str | None
+    line: str | None
+    outcome: Literal["clean", "repaired", "damaged", "hang", "unreadable"]
+
+
 class CheckRecord(_Object):
     """What one check looked at, how it classed it, and the sizes that it took."""
 
@@ -229,6 +241,7 @@ class RunRecord(_Object):
     checks: list[CheckRecord]
     findings: list[FindingRecord]
     pinpoint: PinpointRecord | None = None
+    boundaries: list[BoundaryRecord] = []
     missing: list[str] = []
     payload: PayloadRecord | None
     agreement: Literal["agree", "differ", "not-applicable"]

@@ -8,12 +8,13 @@ from difflib import get_close_matches
 
 from osvtriage.model.errors import SymbolError, UsageError
 from osvtriage.model.plan import GdbPlan, ProbePlan
-from osvtriage.recipe.recipe import Call, Probe, Recipe
+from osvtriage.recipe.recipe import Call, Probe, Recipe, Variant
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Layout, Sample
 from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.systems import SYSTEMS
+from osvtriage.trial.user_process import Files, UserProcess, user_process
 
 # What of the code at a probe is compared: enough to tell builds apart, and seldom rewritten.
 _CODE_BYTES = 4
@@ -41,8 +42,18 @@ class Resolved:
         return next(item.callee for item in self.plan.probes if item.name == probe)
 
 
-def resolve(recipe: Recipe, elf: ElfImage, pinpoint: str | None = None) -> Resolved:
+def resolve(
+    recipe: Recipe,
+    elf: ElfImage,
+    pinpoint: str | None = None,
+    files: Files | None = None,
+    variant: Variant | None = None,
+) -> Resolved:
     """Every probe's addresses, every field's path.
+
+    Args:
+        files: those of the user process that probes with a `place` are in.
+        variant: how the process is steered.
 
     Raises:
         SymbolError: a symbol, a call or an offset is not in this kernel.
@@ -52,7 +63,19 @@ def resolve(recipe: Recipe, elf: ElfImage, pinpoint: str | None = None) -> Resol
     layout = LAYOUTS[recipe.system](elf)
     calls = _calls(recipe.probe, elf)
     notes: dict[str, str] = {}
-    found = [_probe(probe, elf, layout, calls, notes) for probe in recipe.probe]
+    process = None
+    if files is not None:
+        mode = variant.interleave if variant else None
+        process = user_process(
+            files,
+            elf.arch,
+            elf,
+            layout.fields["mm.saved_auxv"],
+            recipe.interleave if mode else None,
+            recovery=mode != "recovery-disabled",
+        )
+    kernel = _Kernel(elf, layout, calls, process)
+    found = [_probe(probe, kernel, notes) for probe in recipe.probe]
     probes = tuple(probe for probe in found if probe is not None)
     steady = _steady(elf, layout, {at for probe in probes for at in (*probe.entries, *probe.exits)})
     if pinpoint is not None:
@@ -65,6 +88,8 @@ def resolve(recipe: Recipe, elf: ElfImage, pinpoint: str | None = None) -> Resol
             unwind=layout.unwind,
             threads=layout.threads,
             pinpoint=pinpoint,
+            process=process.plan if process else None,
+            interleave=process.interleave if process else None,
         ),
         samples=(*layout.samples, *steady),
         arm_address=elf.symbol(system.arm_at).entry if system.arm_at else None,
@@ -111,16 +136,23 @@ def _calls(probes: Iterable[Probe], elf: ElfImage) -> dict[str, list[int]]:
     }
 
 
-def _probe(
-    probe: Probe,
-    elf: ElfImage,
-    layout: Layout,
-    calls: dict[str, list[int]],
-    notes: dict[str, str],
-) -> ProbePlan | None:
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """What the probes of a recipe are resolved against."""
+
+    elf: ElfImage
+    layout: Layout
+    calls: dict[str, list[int]]
+    process: UserProcess | None
+
+
+def _probe(probe: Probe, kernel: _Kernel, notes: dict[str, str]) -> ProbePlan | None:
+    elf, layout, calls = kernel.elf, kernel.layout, kernel.calls
     registers = elf.arch.words_of(probe.registers)
     _known(f"probe {probe.name!r}", "register", registers, elf.arch.words)
     _known(f"probe {probe.name!r}", "field", probe.fields, layout.fields)
+    if probe.place is not None:
+        return _in_process(probe, kernel)
     place = (
         _at_calls(probe, elf, calls) if probe.call is not None else _at_function(probe, elf, calls)
     )
@@ -155,6 +187,30 @@ def _probe(
         threads=probe.threads,
         # Where a build does not tell it, `missing` says so, and nothing is measured.
         stack=layout.stacks.get(probe.stack or ""),
+    )
+
+
+def _in_process(probe: Probe, kernel: _Kernel) -> ProbePlan:
+    assert probe.place is not None
+    if kernel.process is None:
+        raise SymbolError(
+            f"probe {probe.name!r} is at {probe.place} of a user process, and none is known",
+            "give the recipe a payload, or --program",
+        )
+    entries, exits = kernel.process.places(probe.place)
+    return ProbePlan(
+        name=probe.name,
+        symbol=probe.place,
+        entries=(),
+        exits=(),
+        at_function_entry=False,
+        registers=kernel.elf.arch.words_of(probe.registers),
+        fields={name: kernel.layout.fields[name] for name in probe.fields},
+        limit=probe.limit,
+        required=probe.required,
+        entry_places=entries,
+        exit_places=exits,
+        lists=probe.lists,
     )
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from osvtriage.checks.interleave import interleaved, outcome
 from osvtriage.consoles.payload import PayloadReport
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
@@ -24,6 +25,7 @@ from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, interruptible, library, record, reproducer
+from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
@@ -135,11 +137,16 @@ class _Work:
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
-        trial = Trial(request, self.prepared, directory, observer, self.seen)
+        kind = Interleaving if self.variant.interleave else Trial
+        trial = kind(request, self.prepared, directory, observer, self.seen)
         try:
             interruptible.run(trial.run())
         finally:
             self._write_evidence(directory, trial)
+        if self.variant.interleave:
+            observer.phase("check", f"{len(self.seen.boundaries)} boundaries")
+            self.results = [interleaved(self.seen.boundaries)]
+            return
         observer.phase("check", f"{len(self.seen.events)} events")
         self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
 
@@ -202,19 +209,30 @@ class _Work:
             checks=[
                 record.CheckRecord(
                     check=result.check,
-                    probe=str(table.parameters.get("probe", "")),
+                    probe=probe,
                     examined=result.examined,
                     findings=len(result.findings),
                     classes=dict(result.classes),
                     measures=dict(result.measures),
                 )
-                for result, table in zip(self.results, self.recipe.check, strict=False)
+                for result, probe in zip(self.results, self._checked_probes(), strict=False)
             ],
             findings=_models(
                 record.FindingRecord,
                 [finding for result in self.results for finding in result.findings],
             ),
             pinpoint=_pinpoint(seen.pinpoint),
+            boundaries=[
+                record.BoundaryRecord(
+                    address=one.address,
+                    nth=one.nth,
+                    name=one.name,
+                    instruction=one.instruction,
+                    line=one.line,
+                    outcome=outcome(one) or "unreadable",
+                )
+                for one in seen.boundaries
+            ],
             missing=list(seen.missing),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
             if seen.payload.lines
@@ -228,6 +246,12 @@ class _Work:
             seed=self.options.seed,
             started=started.isoformat(timespec="seconds"),
         )
+
+    def _checked_probes(self) -> list[str]:
+        """The probe of each check, in their order."""
+        if self.variant.interleave:
+            return [""]
+        return [str(table.parameters.get("probe", "")) for table in self.recipe.check]
 
     def _interventions(self) -> list[record.InterventionRecord]:
         """What osvtriage did to the guest, beside stopping it."""

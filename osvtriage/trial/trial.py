@@ -14,14 +14,23 @@ from typing import Any
 from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
 from osvtriage.consoles.payload import PayloadReport
-from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, PINPOINT_PREFIX, STEP
+from osvtriage.gdb.inside import (
+    ANSWER_PREFIX,
+    EVENT_PREFIX,
+    FAILURE_PREFIX,
+    FATAL,
+    PINPOINT_PREFIX,
+    REFUSAL_PREFIX,
+    STEP,
+)
 from osvtriage.gdb.session import MiSession
 from osvtriage.guest.console import Console
 from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes, log_file
 from osvtriage.guest.qemu import Sockets, command_line
+from osvtriage.model.boundary import Boundary
 from osvtriage.model.decode import decode
-from osvtriage.model.errors import GdbError, OsvtriageError
+from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
@@ -53,6 +62,7 @@ class Seen:
     probes: dict[str, ProbeCount] = field(default_factory=dict)
     payload: PayloadReport = field(default_factory=PayloadReport)
     pinpoint: Pinpoint | None = None
+    boundaries: list[Boundary] = field(default_factory=list)
     # What the symbols do not tell of this guest, a sentence each.
     missing: tuple[str, ...] = ()
     ending: Ending | None = None
@@ -83,6 +93,8 @@ class Trial:
         self._trouble = TROUBLES[request.recipe.system]
         self._ready = asyncio.Event()
         self._failure: str | None = None
+        self._told: asyncio.Future[dict[str, Any]] | None = None
+        self._refusal: str | None = None
         self._stays: str | None = None
         self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -164,10 +176,23 @@ class Trial:
         self._elf = await asyncio.to_thread(ElfImage, self.prepared.symbols, self.prepared.arch)
         self._stack.callback(self._elf.close)
         self.resolved = await asyncio.to_thread(
-            resolve, self.request.recipe, self._elf, self.request.pinpoint
+            resolve,
+            self.request.recipe,
+            self._elf,
+            self.request.pinpoint,
+            self.prepared.files,
+            self.request.variant,
         )
+        self._count_probes()
         plan = self.resolved.plan
-        for probe in plan.probes:
+        (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
+        package = str(Path(__file__).parents[2])
+        await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
+        await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
+
+    def _count_probes(self) -> None:
+        assert self.resolved is not None
+        for probe in self.resolved.plan.probes:
             addresses = tuple(f"{address:016x}" for address in probe.entries)
             self.seen.probes[probe.name] = ProbeCount(
                 probe.name,
@@ -177,10 +202,6 @@ class Trial:
                 note=self.resolved.notes.get(probe.name),
             )
         self.seen.missing = self.resolved.missing
-        (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
-        package = str(Path(__file__).parents[2])
-        await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
-        await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
 
     async def _boot_until_ready(self) -> None:
         """Boot without gdb until the userland says that it is ready; then stop it there."""
@@ -259,8 +280,7 @@ class Trial:
                 stays, self._stays = self._stays, None
                 if stays == STEP:
                     self.observer.phase("pinpoint", f"{self.request.pinpoint}, by stepping")
-                    line = "python probes.step()"
-                    await self._watch.until(self._gdb.cli(line, _STEPPING_LIMIT), "gdb's answer")
+                    await self._answer("python probes.step()", _STEPPING_LIMIT)
                     await self._ask("-exec-continue")
                 elif stays == FATAL:
                     last = self.seen.events[-1]
@@ -287,6 +307,8 @@ class Trial:
 
     async def _blame_stop(self) -> None:
         """A stop that no probe asked for: something failed."""
+        if self._refusal is not None:
+            raise GuestError(self._refusal, "give the files that the guest has loaded")
         # QEMU's end looks like a stop to gdb, too.
         await self._watch.blame(
             GdbError(
@@ -322,6 +344,26 @@ class Trial:
     async def _run_in_gdb(self, line: str) -> None:
         await self._watch.until(self._gdb.cli(line), "gdb's answer")
 
+    async def _answer(self, line: str, limit: float) -> dict[str, Any]:
+        """Run Python in gdb that lets the guest run, and wait for what it tells.
+
+        gdb's own answer comes as soon as the guest runs for the first time.
+
+        Raises:
+            GdbError: it failed.
+        """
+        told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._told = told
+        await self._run_in_gdb(line)
+        answer = await self._watch.until(told, f"the end of `{line}`", limit)
+        if self._failure is not None:
+            await self._blame_stop()
+        return answer
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        if self._told is not None and not self._told.done():
+            self._told.set_result(answer)
+
     def _limit(self, limit: float, since: float) -> tuple[float, float]:
         """The limit of what began at *since*, and how much of it has passed.
 
@@ -349,9 +391,15 @@ class Trial:
             self._on_event(json.loads(text[len(EVENT_PREFIX) :]))
         elif text.startswith(FAILURE_PREFIX):
             self._failure = json.loads(text[len(FAILURE_PREFIX) :])
+            self._tell({})
+        elif text.startswith(REFUSAL_PREFIX):
+            self._refusal = json.loads(text[len(REFUSAL_PREFIX) :])
         elif text.startswith(PINPOINT_PREFIX):
             found = json.loads(text[len(PINPOINT_PREFIX) :])
             self.seen.pinpoint = pinpoint.read(found, self._elf)
+            self._tell(found)
+        elif text.startswith(ANSWER_PREFIX):
+            self._tell(json.loads(text[len(ANSWER_PREFIX) :]))
         elif text.startswith("GNU gdb"):
             self.seen.gdb_version = text.strip()
 

@@ -44,7 +44,7 @@ for program in /programs/*; do
     $program --seed 1 ${program##*/} || echo "failed: $program: $?"
 done
 /stacklists-dynamic --rounds 3 --seed 1 || echo "failed: steer: $?"
-/stacklists-static --rounds 3 --detached || echo "failed: detached: $?"
+/stacklists-static --rounds 3 --joined || echo "failed: joined: $?"
 /stacklists-dynamic --mode storm --seconds 1 --rounds 100000 || echo "failed: storm: $?"
 echo "randomize_va_space: $(cat /proc/sys/kernel/randomize_va_space)"
 """
@@ -108,7 +108,7 @@ def test_a_program_runs_with_the_glibc_of_its_suite(suite: str, tmp_path: Path) 
     for name, linkage in linkages:
         program = build_program(payload_source("stacklists"), X86_64, glibc, linkage)
         files |= in_guest(f"/stacklists-{name}", program)
-    lines = boot(image, initrd(image, script(tmp_path, _SCRIPT), files), "-- --one two")
+    lines = boot(image, initrd(image, script(tmp_path, _SCRIPT), files), "-- payload: --one two")
     assert "arguments: --one two" in lines
     for linkage in LINKAGES:
         wanted = f"program={linkage} version={glibc.version} kernel={image.kernel_version}"

@@ -19,6 +19,7 @@ from osvtriage.guest.requirements import (
     accelerator_rows,
     compiler_row,
     debian_rows,
+    dot_row,
     examine,
     gdb_rows,
     qemu_rows,
@@ -142,10 +143,11 @@ def test_a_machine_with_nothing_names_every_package() -> None:
         *accelerator_rows(PPC64LE, required=True),
         compiler_row(PPC64LE, required=True),
         *debian_rows(),
+        dot_row(),
     ]
     assert not satisfied(rows)
     assert {package for row in rows if not row.found for package in row.packages} >= {
-        *("gdb-multiarch", "qemu-system-ppc", "apt", "dpkg"),
+        *("gdb-multiarch", "qemu-system-ppc", "apt", "dpkg", "graphviz"),
         *("gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross"),
     }
 

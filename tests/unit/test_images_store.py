@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import elf_specimen as specimen
 import pytest
+import x86_kernel
 from click.testing import CliRunner
 
-from osvtriage.arch import PPC64LE
+from osvtriage.arch import PPC64LE, X86_64
 from osvtriage.cli.images import images
-from osvtriage.images import payload
+from osvtriage.images import addition, payload
 from osvtriage.images.atomic import replace_symlink
 from osvtriage.images.build import results_directory
 from osvtriage.images.names import image_names
 from osvtriage.images.payload import compile_payload, payload_source
-from osvtriage.images.record import Package, Record, Stamp
+from osvtriage.images.progress import silent
+from osvtriage.images.record import Package, Record, Stamp, file_sha256
 from osvtriage.images.store import ImageStore, NotBuilt, initrd
 from osvtriage.model.errors import ImageError, MissingRequirement, UsageError
+from osvtriage.recipe.image import ImageManifest
+from osvtriage.recipe.shipped import images_directory
+from osvtriage.recipe.tomlfile import load
+from osvtriage.symbols.elf import ElfImage
 
 NAME = "debian-bookworm-ppc64le"
 
@@ -302,3 +309,39 @@ def test_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_CWORD", "2")
     result = CliRunner().invoke(images, prog_name="images")
     assert result.stdout == "plain,debian-sid-ppc64le\n"
+
+
+# Kernels that are compressed, as x86-64 has them.
+
+
+@pytest.fixture
+def vmlinuz(tmp_path: Path) -> Path:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(x86_kernel.bzimage(x86_kernel.elf()))
+    return path
+
+
+def test_a_compressed_kernel_in_an_image_of_another(
+    store: ImageStore, built: Path, vmlinuz: Path
+) -> None:
+    image = store.with_kernel(replace(store.get(NAME), arch="x86_64"), vmlinuz)
+    assert (image.kernel, image.kernel_format) == (vmlinuz, "bzimage")
+    assert image.symbols != image.kernel
+    assert image.symbols_sha256 == file_sha256(image.symbols)
+
+
+def test_a_compressed_kernel_is_added_with_its_symbols(tmp_path: Path, vmlinuz: Path) -> None:
+    userland = load(images_directory() / f"{NAME}.toml", ImageManifest)
+    userland = userland.model_copy(update={"arch": "x86_64"})
+    added = tmp_path / "added"
+    added.mkdir()
+    addition.of_linux(vmlinuz, userland, None, None, silent).write(added, silent)
+    record = Record.read(added)
+    assert (record.kernel_format, record.kernel, record.symbols) == (
+        "bzimage",
+        "vmlinux",
+        "symbols",
+    )
+    assert (added / "vmlinux").read_bytes() == vmlinuz.read_bytes()
+    with ElfImage(added / "symbols", X86_64) as elf:
+        assert elf.symbol("linux_banner").address == x86_kernel.RODATA

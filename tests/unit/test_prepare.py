@@ -29,7 +29,7 @@ def request(image: dict[str, Any] | None = None, **variant: Any) -> Any:
 
 def test_the_kernels_command_line_and_the_payloads() -> None:
     made = prepare._append(request(append="nosmt", arguments=("--b",)), X86_64)
-    assert made == "console=ttyS0 quiet norandmaps nosmt panic=-1 -- --seed 7 --a --b"
+    assert made == "console=ttyS0 quiet norandmaps nosmt panic=-1 -- payload: --seed 7 --a --b"
 
 
 @pytest.mark.parametrize(

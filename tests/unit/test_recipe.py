@@ -186,7 +186,7 @@ def test_a_missing_parameter_is_named(mine: Path) -> None:
         ('{ after = "save_fpu", stops', '{ after = "giveup", stops', "'giveup' is never armed"),
         ("required = 1", "required = 101", "disarms after its `limit` of 100"),
         ("required = 1", "required = 1\noptional = true", "cannot be `required`"),
-        ("call = {", 'function = "f"\ncall = {', "exactly one of `call` and `function`"),
+        ("call = {", 'function = "f"\ncall = {', "exactly one of `call`, `function` and"),
         ('function = "__giveup_fpu"', 'call = { to = "x" }', "goes with `function`"),
         ('until_after_call = "save_fpu"\n', "", "no exit to compare with"),
         ("index = 2", "index = 3", "past the end of `find`"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from osvtriage.arch import X86_64
 from osvtriage.images.progress import silent
 from osvtriage.images.vmlinuz import kernel_symbols
-from osvtriage.model.errors import SymbolError
+from osvtriage.model.errors import ImageError, SymbolError
 from osvtriage.symbols import symtab, vmlinuz
 from osvtriage.symbols.elf import ElfImage
 
@@ -85,6 +85,11 @@ def test_a_kernel_is_read_once(tmp_path: Path) -> None:
     assert said == [f"reading the symbols of {path}"]
     path.write_bytes(x86.bzimage(x86.elf("behind")))
     assert kernel_symbols(path, said.append) != first
+
+
+def test_a_kernel_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"cannot read the kernel .*absent: No such file"):
+        kernel_symbols(tmp_path / "absent", silent)
 
 
 def refusal(directory: Path, data: bytes) -> SymbolError:

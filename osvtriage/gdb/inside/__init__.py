@@ -4,6 +4,8 @@
 EVENT_PREFIX = "osvtriage-event "
 FAILURE_PREFIX = "osvtriage-failure "
 PINPOINT_PREFIX = "osvtriage-pinpoint "
+ANSWER_PREFIX = "osvtriage-answer "
+REFUSAL_PREFIX = "osvtriage-refusal "
 
 # Why the guest stays stopped after an event: to be stepped through a span, or for good.
 STEP = "step"

@@ -85,6 +85,21 @@ class Guest:
             raise gdb.error(f"register {name} cannot be read")
         return int(value, 16)
 
+    @property
+    def in_user_mode(self) -> bool:
+        """Whether the vCPU that stopped runs a user process."""
+        register, bits = self.arch.user_mode
+        return self.integer(register) & bits == bits
+
+    def address_space(self) -> str:
+        """What tells this process's memory from that of any other that lives now.
+
+        On x86-64 the address of its page tables; the lowest bits of CR3 are flags, and with page
+        table isolation bit 12 tells the user's tables from the kernel's.
+        """
+        assert self.arch.page_tables is not None
+        return f"{self.integer(self.arch.page_tables) & ~0x1FFF:016x}"
+
     def return_address(self) -> int | None:
         """Where the function that was just entered will return to."""
         if self.arch.link_register is not None:

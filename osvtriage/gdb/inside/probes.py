@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import gdb
 
 from osvtriage.arch import ARCHES, Arch
-from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, STEP
-from osvtriage.gdb.inside.guest import Guest
+from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, REFUSAL_PREFIX, STEP
+from osvtriage.gdb.inside import process as user
+from osvtriage.gdb.inside.guest import Guest, read
 from osvtriage.gdb.inside.pinpoint import Pinpoint
 from osvtriage.gdb.inside.stacks import PaintedStack
 from osvtriage.model.event import Event, Side, StackUse, ThreadKey
+from osvtriage.model.lists import ListsSnapshot
 from osvtriage.model.plan import GdbPlan, ProbePlan
+from osvtriage.systems.glibc import read_lists
 
 
 class _Stop(gdb.Breakpoint):  # type: ignore[misc]
@@ -36,13 +39,34 @@ class _Stop(gdb.Breakpoint):  # type: ignore[misc]
 
     def stop(self) -> bool:
         """Take the event; True (which stops the guest) where the trial has to do something."""
-        try:
-            return self.owner.passed(self.side, self.address)
-        except Exception:
-            # An exception here would be printed by gdb and the breakpoint treated as hit: say it in
-            # a form that the trial reads, and stop.
-            gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
-            return True
+        return _guarded(lambda: self.owner.passed(self.side, self.address))
+
+
+class _Finder(gdb.Breakpoint):  # type: ignore[misc]
+    """A kernel address that the process passes on its way to what the probes look at."""
+
+    def __init__(self, session: Session, address: int) -> None:
+        super().__init__(f"*{address:#x}", internal=True)
+        self.silent = True
+        self.session = session
+
+    def stop(self) -> bool:
+        """Look whether it is the process; True (which stops the guest) where it is a wrong one."""
+        return _guarded(self.session.look_for_process)
+
+
+def _guarded(stop: Callable[[], bool]) -> bool:
+    """What *stop* says; where it fails, the guest stays stopped and the trial is told.
+
+    An exception in a breakpoint would be printed by gdb, and the breakpoint treated as hit.
+    """
+    try:
+        return stop()
+    except user.NotThatFile as refusal:
+        gdb.write(REFUSAL_PREFIX + json.dumps(str(refusal)) + "\n")
+    except Exception:
+        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
+    return True
 
 
 # The address of a thread, its key and its name.
@@ -73,6 +97,16 @@ class Probe:
         self.was_disarmed = False
         self.entries = [_Stop(self, "entry", address) for address in plan.entries]
         self.exits = {address: _Stop(self, "exit", address) for address in plan.exits}
+
+    def place(self, process: user.Process) -> None:
+        """Make the breakpoints in *process*, which was just found, and arm them."""
+        self.entries += [
+            _Stop(self, "entry", process.address(place)) for place in self.plan.entry_places
+        ]
+        for place in self.plan.exit_places:
+            address = process.address(place)
+            self.exits[address] = _Stop(self, "exit", address)
+        self.settle()
 
     def arm_for(self, thread: ThreadKey) -> None:
         """Let the entries stop the guest until *thread* has passed as often as the plan says."""
@@ -105,6 +139,8 @@ class Probe:
             Whether the guest has to stay stopped.
         """
         guest = self.session.guest()
+        if self.plan.entry_places and not self.session.is_in_process(guest):
+            return False
         current = guest.current()
         who = (current, *guest.identity(current))
         passage = self.inside.get(who[1])
@@ -183,10 +219,11 @@ class Probe:
             backtrace=tuple(guest.backtrace(self.plan.at_function_entry and side == "entry")),
             stack=stack,
             threads=tuple(guest.threads()) if threads else (),
+            lists=self.session.lists() if self.plan.lists else None,
         )
 
 
-def _enable(stops: Iterable[_Stop], enabled: bool) -> None:
+def _enable(stops: Iterable[_Stop | _Finder], enabled: bool) -> None:
     for stop in stops:
         if stop.enabled != enabled:
             stop.enabled = enabled
@@ -201,6 +238,9 @@ class Session:
         self.events = 0
         self.probes = {probe.name: Probe(probe, self) for probe in plan.probes}
         self.pinpoint = Pinpoint(plan.pinpoint, self.guest) if plan.pinpoint else None
+        self.process: user.Process | None = None
+        found_at = plan.process.found_at if plan.process else ()
+        self.finders = [_Finder(self, address) for address in found_at]
 
     def guest(self) -> Guest:
         """The guest as it is stopped now."""
@@ -221,6 +261,28 @@ class Session:
         for probe in self.probes.values():
             if probe.plan.arm_after == passed:
                 probe.arm_for(thread)
+
+    def look_for_process(self) -> bool:
+        """Place the probes of the process, once the guest is stopped in it."""
+        assert self.plan.process is not None
+        if self.process is None:
+            self.process = user.find(self.plan.process, self.guest())
+        if self.process is not None:
+            _enable(self.finders, False)
+            for probe in self.probes.values():
+                probe.place(self.process)
+        return False
+
+    def lists(self) -> ListsSnapshot | None:
+        """The process's lists of thread stacks as they are now."""
+        assert self.plan.process is not None
+        assert self.process is not None
+        plan = self.plan.process.lists
+        return read_lists(read, self.process.lists(plan)) if plan else None
+
+    def is_in_process(self, guest: Guest) -> bool:
+        """Whether the guest is stopped in the process, or a child of it, in user mode."""
+        return self.process is not None and self.process.is_in(guest)
 
     def steps_from(self, probe: Probe, entry: Event) -> bool:
         """Whether the guest has to stay stopped to be stepped through the span that begins."""

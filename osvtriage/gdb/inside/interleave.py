@@ -1,0 +1,245 @@
+"""Hold a thread at one instruction of its critical section, let another fork, follow the children.
+
+Each boundary starts from one snapshot of the whole guest: what a hung process leaves behind is
+thrown away with it. The thread is held by pointing it at a ``jmp .``: freezing a vCPU would stop
+the others on cross-CPU calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import gdb
+
+from osvtriage.arch import ARCHES
+from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, REFUSAL_PREFIX
+from osvtriage.gdb.inside import process as user
+from osvtriage.gdb.inside.guest import Guest, read, write
+from osvtriage.model.lists import ListsSnapshot
+from osvtriage.model.plan import GdbPlan, InterleavePlan, Place
+from osvtriage.systems.glibc import read_lists
+
+_SNAPSHOT = "osvtriage"
+# A critical section has some 30 instructions (measured on glibc 2.31, 2.36 and 2.41); with the page
+# faults and the interrupts that can come in between, stepped in the kernel, a few thousand.
+_MOST_STEPS = 20_000
+# Visits of one boundary until the one that is looked for; another process can run the same code.
+_MOST_VISITS = 200
+# Seconds. Everything here takes 0.1 s on an idle machine; a thread that is not there after this
+# long is looked for by stopping the guest, and only what is seen then counts.
+_PATIENCE = 2.0
+# Looks at a guest whose grandchild has not come out, and how many of them must find it looping.
+_LOOKS, _LOOPING = 8, 3
+
+
+class Interleaving:
+    """One critical section of one thread, from one snapshot."""
+
+    def __init__(self, plan: GdbPlan) -> None:
+        assert plan.interleave is not None
+        assert plan.process is not None
+        self.plan = plan
+        self.steer: InterleavePlan = plan.interleave
+        self.process = self._found(plan)
+        assert plan.process.lists is not None
+        self.lists = self.process.lists(plan.process.lists)
+        self._run_to([self.process.address(self.steer.thread)], self.process.is_in)
+        guest = self._guest()
+        self.key, _ = guest.identity(guest.current())
+        self.space = guest.address_space()
+        gdb.execute(f"monitor savevm {_SNAPSHOT}", to_string=True)
+        self.boundaries = self._list_boundaries()
+
+    def _found(self, plan: GdbPlan) -> user.Process:
+        """Run until the process passes through the kernel with all of its libraries."""
+        assert plan.process is not None
+        wanted = plan.process
+        found: list[user.Process] = []
+
+        def here(guest: Guest) -> bool:
+            process = user.find(wanted, guest)
+            if process is not None:
+                found.append(process)
+            return bool(found)
+
+        self._run_to(list(wanted.found_at), here)
+        return found[0]
+
+    def _at(self, places: Sequence[Place]) -> list[int]:
+        return [self.process.address(place) for place in places]
+
+    def _guest(self) -> Guest:
+        return Guest(self.plan, ARCHES[self.plan.arch])
+
+    def _run_to(self, addresses: list[int], wanted: Callable[[Guest], bool]) -> Guest:
+        """Let the guest run until it stops at one of *addresses* and is *wanted* there."""
+        with _breakpoints(addresses):
+            while True:
+                gdb.execute("continue", to_string=True)
+                guest = self._guest()
+                if guest.integer(guest.arch.pc) in addresses and wanted(guest):
+                    return guest
+
+    def _is_held_thread(self, guest: Guest) -> bool:
+        return guest.in_user_mode and guest.identity(guest.current())[0] == self.key
+
+    def _locked(self) -> bool:
+        raw = read(self.lists.lock, 4)
+        return raw is not None and any(raw)
+
+    def _list_boundaries(self) -> list[tuple[int, int]]:
+        """Every instruction of the thread while it holds the lock: (pc, how often before)."""
+        watch = gdb.Breakpoint(
+            f"*(unsigned int *){self.lists.lock:#x}",
+            gdb.BP_WATCHPOINT,
+            gdb.WP_WRITE,
+            internal=True,
+        )
+        watch.silent = True
+        try:
+            while True:
+                gdb.execute("continue", to_string=True)
+                if self._is_held_thread(self._guest()) and self._locked():
+                    break
+        finally:
+            watch.delete()
+        found: list[int] = []
+        for _ in range(_MOST_STEPS):
+            guest = self._guest()
+            if self._is_held_thread(guest):
+                if not self._locked():
+                    return [(pc, found[:at].count(pc)) for at, pc in enumerate(found)]
+                found.append(guest.integer(guest.arch.pc))
+            gdb.execute("stepi", to_string=True)
+        raise gdb.error(f"the lock was not released within {_MOST_STEPS} steps")
+
+    def replay(self, pc: int, nth: int) -> dict[str, Any]:
+        """What becomes of a fork while the thread is at the boundary."""
+        gdb.execute(f"monitor loadvm {_SNAPSHOT}", to_string=True)
+        gdb.execute("maintenance flush register-cache", to_string=True)
+        gdb.execute("maintenance flush dcache", to_string=True)
+        visits = -1
+
+        def there(guest: Guest) -> bool:
+            nonlocal visits
+            visits += self._is_held_thread(guest) and self._locked()
+            return visits == nth
+
+        self._run_to([pc], there)
+        parent = self._look()
+        spin = self.process.address(self.steer.spin)
+        gdb.execute(f"set $pc = {spin:#x}", to_string=True)
+        write(self.process.address(self.steer.go), (1).to_bytes(4, "little"))
+        spaces = {self.space}
+        child = self._generation(spaces, None if self.steer.recovery else self.lists.in_flight)
+        grandchild = self._generation(spaces, None) if child["after"] else _NOTHING
+        return {"parent": parent, "child": child, "grandchild": grandchild}
+
+    def _generation(self, spaces: set[str], overwrite: int | None) -> dict[str, Any]:
+        """A new process of that name, from where it enters reclaim to where fork returns in it."""
+
+        def is_new(guest: Guest) -> bool:
+            return self.process.is_in(guest) and guest.address_space() not in spaces
+
+        guest = self._run_to(self._at(self.steer.reclaim), is_new)
+        space = guest.address_space()
+        spaces.add(space)
+        entry = self._look()
+        if overwrite is not None:
+            write(overwrite, bytes(8))
+        returns = self._at(self.steer.returns)
+
+        def is_it(guest: Guest) -> bool:
+            return self.process.is_in(guest) and guest.address_space() == space
+
+        looping = []
+        with _breakpoints(returns):
+            for _ in range(_LOOKS):
+                with _patience():
+                    gdb.execute("continue", to_string=True)
+                guest = self._guest()
+                if not is_it(guest):
+                    continue
+                if guest.integer(guest.arch.pc) in returns:
+                    return {"entry": entry, "after": self._look(), "hang": None}
+                looping.append(guest.integer(guest.arch.pc))
+                if len(looping) == _LOOPING:
+                    frames = [asdict(frame) for frame in guest.backtrace(at_entry=False)]
+                    return {"entry": entry, "after": None, "hang": frames}
+        raise gdb.error(
+            f"process {space} neither came back from fork nor was it found looping in {_LOOKS} "
+            f"looks, {_PATIENCE:g} s apart"
+        )
+
+    def _look(self) -> dict[str, Any] | None:
+        found: ListsSnapshot | None = read_lists(read, self.lists)
+        return None if found is None else asdict(found)
+
+
+_NOTHING: dict[str, Any] = {"entry": None, "after": None, "hang": None}
+
+
+@contextmanager
+def _breakpoints(addresses: list[int]) -> Iterator[None]:
+    made = [gdb.Breakpoint(f"*{address:#x}", internal=True) for address in addresses]
+    for breakpoint_ in made:
+        breakpoint_.silent = True
+    try:
+        yield
+    finally:
+        for breakpoint_ in made:
+            breakpoint_.delete()
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Stop the guest by Ctrl-C, should it run for too long."""
+    timer = threading.Timer(_PATIENCE, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        timer.cancel()
+
+
+_current: Interleaving | None = None
+
+
+def prepare(path: str) -> None:
+    """Find the process of the plan in the file *path*, take the snapshot, list the boundaries."""
+
+    def made() -> dict[str, Any]:
+        global _current
+        with open(path, encoding="utf-8") as file:
+            _current = Interleaving(GdbPlan.from_json(file.read()))
+        return {"boundaries": _current.boundaries, "bases": _current.process.bases}
+
+    _answer(made)
+
+
+def replay(pc: int, nth: int) -> None:
+    """Replay one boundary; see :meth:`Interleaving.replay`."""
+    interleaving = _current
+    assert interleaving is not None
+    _answer(lambda: interleaving.replay(pc, nth))
+
+
+def _answer(made: Callable[[], dict[str, Any]]) -> None:
+    """Tell what *made* gives, or that it failed: gdb's own answer came when the guest first ran."""
+    try:
+        gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
+    except user.NotThatFile as refusal:
+        gdb.write(REFUSAL_PREFIX + json.dumps(str(refusal)) + "\n")
+        gdb.write(FAILURE_PREFIX + json.dumps(str(refusal)) + "\n")
+    except Exception:
+        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")

@@ -1,0 +1,127 @@
+"""A trial whose workload is steered: a fork at every instruction of a critical section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from osvtriage.images.record import Disk, file_sha256
+from osvtriage.model.boundary import Boundary, Generation
+from osvtriage.model.decode import decode
+from osvtriage.model.event import Frame
+from osvtriage.model.lists import ListsSnapshot
+from osvtriage.symbols import disassembly
+from osvtriage.symbols.dwarf import lines
+from osvtriage.symbols.glibc import Module
+from osvtriage.trial import identity
+from osvtriage.trial.judge import Ending
+from osvtriage.trial.trial import Trial
+from osvtriage.trial.user_process import open_modules
+
+# Finding the process, the snapshot and the boundaries take 2 s; each boundary 0.3 s, and where a
+# grandchild hangs some seconds more, until it was seen often enough. A busy host takes ten times
+# that.
+_PREPARING_LIMIT = 120.0
+_BOUNDARY_LIMIT = 120.0
+# Snapshots need a disk that can hold them; what is written goes into QEMU's overlay of it.
+_SCRATCH_BYTES = 1 << 20
+_LONGEST = 16
+
+
+class Interleaving(Trial):
+    """A trial that forks at boundaries: all of them, or those in ``only``."""
+
+    only: tuple[int, int] | None = None
+
+    async def _start(self) -> None:
+        scratch = self.directory / "scratch.img"
+        with scratch.open("wb") as file:
+            file.truncate(_SCRATCH_BYTES)
+        disk = Disk(scratch, "raw", file_sha256(scratch))
+        boot = replace(self.prepared.boot, disks=(*self.prepared.boot.disks, disk))
+        self.prepared = replace(self.prepared, boot=boot)
+        self._stack.callback(scratch.unlink)
+        await super()._start()
+
+    def _count_probes(self) -> None:
+        """No probe is armed: the section itself is looked at."""
+
+    async def _arm(self) -> None:
+        self.observer.phase("arm", "the critical section")
+        assert self.resolved is not None
+        for sample in self.resolved.samples:
+            identity.compare(sample, self._elf, await self._read_sample(sample))
+        self._console.send("go")
+        await self._run_in_gdb("python from osvtriage.gdb.inside import interleave")
+        plan = str(self.directory / "probes.json")
+        answer = await self._answer(f"python interleave.prepare({plan!r})", _PREPARING_LIMIT)
+        self._boundaries = [(int(pc), int(nth)) for pc, nth in answer["boundaries"]]
+        self._bases = dict(answer["bases"])
+
+    async def _workload(self) -> None:
+        wanted = [item for item in self._boundaries if self.only in (None, item)]
+        self.observer.phase("workload", f"{len(wanted)} boundaries, a fork at each")
+        assert self.prepared.files is not None
+        with ExitStack() as opened:
+            modules = list(open_modules(self.prepared.files, self.prepared.arch, opened))
+            for number, (pc, nth) in enumerate(wanted, 1):
+                self.observer.phase("boundary", f"{number} of {len(wanted)}, {pc:#x}")
+                line = f"python interleave.replay({pc}, {nth})"
+                answer = await self._answer(line, _BOUNDARY_LIMIT)
+                self.seen.boundaries.append(self._boundary(pc, nth, answer, modules))
+        self._watch.end(Ending(True, "every boundary was forked at", endless=True))
+
+    def _boundary(
+        self, pc: int, nth: int, answer: dict[str, Any], modules: list[Module]
+    ) -> Boundary:
+        name, instruction, line = self._described(pc, modules)
+        return Boundary(
+            address=f"{pc:016x}",
+            nth=nth,
+            name=name,
+            instruction=instruction,
+            line=line,
+            parent=decode(ListsSnapshot, answer["parent"]) if answer["parent"] else None,
+            child=self._generation(answer["child"], modules),
+            grandchild=self._generation(answer["grandchild"], modules),
+        )
+
+    def _generation(self, raw: dict[str, Any], modules: list[Module]) -> Generation:
+        seen = decode(Generation, raw)
+        if seen.hang is None:
+            return seen
+        return replace(seen, hang=tuple(self._frames(seen.hang, modules)))
+
+    def _frames(self, frames: tuple[Frame, ...], modules: list[Module]) -> Iterator[Frame]:
+        for frame in frames:
+            module, base = self._module(int(frame.address, 16), modules)
+            if module is None:
+                yield frame
+                continue
+            here = replace(frame, address=f"{int(frame.address, 16) - base:016x}")
+            named = (module.debug or module.elf).name_frame(here)
+            yield replace(named, address=frame.address)
+
+    def _described(self, pc: int, modules: list[Module]) -> tuple[str, str | None, str | None]:
+        module, base = self._module(pc, modules)
+        if module is None:
+            return f"0x{pc:x}", None, None
+        code = module.elf.read(pc - base, _LONGEST)
+        text = disassembly.disassemble(module.elf.arch, code, pc - base)[0].text
+        symbols = module.debug or module.elf
+        name = symbols.name_frame(Frame(f"{pc - base:016x}")).name
+        line = lines(module.debug.path, [pc - base]).get(pc - base) if module.debug else None
+        return name, text, line
+
+    def _module(self, address: int, modules: list[Module]) -> tuple[Module | None, int]:
+        for module in modules:
+            base = self._bases.get(module.name)
+            if base is None:
+                continue
+            for section in module.elf.sections:
+                start = base + section.address
+                if section.executable and start <= address < start + section.size:
+                    return module, base
+        return None, 0
