@@ -11,13 +11,15 @@ the second where Debian's kernel is a bzImage: ``vmlinux`` then holds its symbol
 from __future__ import annotations
 
 import datetime
+import lzma
+import re
 import tempfile
 from pathlib import Path
 
 from osvtriage.arch import ARCHES
 from osvtriage.images import glibc, sparse, suites
 from osvtriage.images.atomic import PREFIX, new_directory, sweep
-from osvtriage.images.debian import BUSYBOX_FILE, Archive, Candidate
+from osvtriage.images.debian import BUSYBOX_FILE, MODULE_FILE, Archive, Candidate
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.places import cache_directory
 from osvtriage.images.progress import Progress
@@ -27,6 +29,8 @@ from osvtriage.model.errors import ImageError
 from osvtriage.recipe.image import ImageManifest
 
 BUSYBOX = "busybox"
+
+_XZ = b"\xfd7zXZ\0"
 
 
 def results_directory(name: str) -> Path:
@@ -78,8 +82,8 @@ def _make(
     progress: Progress,
 ) -> Record:
     """Put the files of the packages *kernel* and *busybox* into the directory *made*."""
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}deb-", dir=made) as name:
-        scratch = Path(name)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}deb-", dir=made) as directory:
+        scratch = Path(directory)
         holder = archive.fetch_kernel(kernel.name, scratch / "kernel", scratch)
         if not archive.fetch_file(busybox, BUSYBOX_FILE, made / BUSYBOX, scratch):
             raise ImageError(
@@ -90,6 +94,9 @@ def _make(
         linux = check_kernel(scratch / "kernel", ARCHES[manifest.arch], progress)
         for file, path in linux.files.items():
             sparse.copy(path, made / file)
+        modules = [f"{name}.ko" for name in manifest.debian.modules]
+        for name, file in zip(manifest.debian.modules, modules, strict=True):
+            _fetch_module(archive, holder, name, made / file, scratch)
     return Record(
         system=manifest.system,
         arch=manifest.arch,
@@ -100,10 +107,23 @@ def _make(
         built=timestamp(),
         packages=(holder.package, busybox.package),
         wanted={kernel.name: kernel.sha256, busybox.name: busybox.sha256},
-        files={file: Stamp.of(made / file) for file in (*linux.files, BUSYBOX)},
+        files={file: Stamp.of(made / file) for file in (*linux.files, BUSYBOX, *modules)},
         kernel=linux.name,
         kernel_format=linux.format,
+        modules=tuple(modules),
     )
+
+
+def _fetch_module(
+    archive: Archive, package: Candidate, name: str, destination: Path, scratch: Path
+) -> None:
+    """Write the kernel's module *name* to *destination*, as what ``insmod`` of any kernel takes."""
+    wanted = re.compile(MODULE_FILE % re.escape(name))
+    if not archive.fetch_file(package, wanted, destination, scratch):
+        raise ImageError(f"the package {package.name} {package.version} has no module {name}")
+    data = destination.read_bytes()
+    if data.startswith(_XZ):
+        destination.write_bytes(lzma.decompress(data))
 
 
 def timestamp() -> str:

@@ -34,6 +34,8 @@ _QUERY_LIMIT = 60.0
 
 # Debian kernels up to 6.x have the file in /boot; from 7 on beside the modules.
 KERNEL_FILE = re.compile(r"\./(boot/vmlinu[xz]-[^/]+|(usr/)?lib/modules/[^/]+/vmlinu[xz])")
+# Compressed from Debian 13 on.
+MODULE_FILE = r"\./(?:usr/)?lib/modules/[^/]+/kernel/(?:[^/]+/)*%s\.ko(?:\.xz)?"
 BUSYBOX_FILE = re.compile(r"\./(usr/)?bin/busybox")
 
 # A metapackage leads to the kernel in two steps on every suite seen (sid: meta, image, binary).
@@ -183,14 +185,16 @@ class Archive:
     ) -> bool:
         """Download a package, and write the file in it whose path is *wanted* to *destination*.
 
-        False where it holds no such file. *scratch* is a directory for the .deb.
+        False where it holds no such file. *scratch* is a directory for the .deb, which stays there:
+        the next file of the same package costs no download.
         """
-        deb = self._download(candidate, scratch)
-        try:
-            self._progress(f"unpacking {candidate.name} {candidate.version}")
-            return self._unpack(deb, wanted, destination)
-        finally:
-            deb.unlink(missing_ok=True)
+        with self._contents(candidate, scratch) as tar:
+            for member in tar:
+                if member.isreg() and wanted.fullmatch(member.name):
+                    with new_file(destination) as file:
+                        _copy(tar, member, file)
+                    return True
+        return False
 
     def fetch_tree(
         self, candidate: Candidate, place: Place, directory: Path, scratch: Path
@@ -199,23 +203,18 @@ class Archive:
 
         *scratch* is a directory for the .deb.
         """
-        deb = self._download(candidate, scratch)
-        try:
-            self._progress(f"unpacking {candidate.name} {candidate.version}")
-            with self._contents(deb) as tar:
-                for member in tar:
-                    if (path := place(PurePosixPath(member.name))) is None:
-                        continue
-                    target = directory / path
-                    if member.issym():
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        target.symlink_to(member.linkname)
-                    elif member.isreg():
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        with target.open("xb") as file:
-                            _copy(tar, member, file)
-        finally:
-            deb.unlink(missing_ok=True)
+        with self._contents(candidate, scratch) as tar:
+            for member in tar:
+                if (path := place(PurePosixPath(member.name))) is None:
+                    continue
+                target = directory / path
+                if member.issym():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(member.linkname)
+                elif member.isreg():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as file:
+                        _copy(tar, member, file)
 
     def _size_of_related(self, name: str, source: str) -> int | None:
         try:
@@ -226,12 +225,17 @@ class Archive:
         return candidate.size if candidate.source == source else None
 
     def _download(self, candidate: Candidate, scratch: Path) -> Path:
+        """The .deb in *scratch*, downloaded where it was not before."""
         what = f"{candidate.name} {candidate.version}"
+        directory = scratch / candidate.sha256
+        if directory.is_dir():
+            return next(directory.glob("*.deb"))
+        directory.mkdir()
         megabytes = candidate.size / 1e6
         self._progress(f"downloading {what} ({megabytes:.1f} MB)")
 
         def tell() -> None:
-            here = sum(path.stat().st_size for path in scratch.rglob("*.deb"))
+            here = sum(path.stat().st_size for path in directory.rglob("*.deb"))
             self._progress(f"downloading {what}: {here / 1e6:.1f} of {megabytes:.1f} MB")
 
         done = self._apt(
@@ -239,12 +243,12 @@ class Archive:
             "download",
             f"{candidate.name}={candidate.version}",
             limit=_DOWNLOAD_LIMIT,
-            directory=scratch,
+            directory=directory,
             ticking=tell,
         )
-        debs = sorted(scratch.glob("*.deb"))
+        debs = sorted(directory.glob("*.deb"))
         if done.status != 0 or len(debs) != 1:
-            raise self._failure(f"downloading {what} failed", done, scratch)
+            raise self._failure(f"downloading {what} failed", done, directory)
         if (seen := file_sha256(debs[0])) != candidate.sha256:
             raise ImageError(
                 f"{debs[0].name} has SHA-256 {seen}; the package list says {candidate.sha256}",
@@ -252,18 +256,11 @@ class Archive:
             )
         return debs[0]
 
-    def _unpack(self, deb: Path, wanted: re.Pattern[str], destination: Path) -> bool:
-        with self._contents(deb) as tar:
-            for member in tar:
-                if member.isreg() and wanted.fullmatch(member.name):
-                    with new_file(destination) as file:
-                        _copy(tar, member, file)
-                    return True
-        return False
-
     @contextlib.contextmanager
-    def _contents(self, deb: Path) -> Iterator[tarfile.TarFile]:
+    def _contents(self, candidate: Candidate, scratch: Path) -> Iterator[tarfile.TarFile]:
         """The files of a package, to be read in their order and as far as is wanted."""
+        deb = self._download(candidate, scratch)
+        self._progress(f"unpacking {candidate.name} {candidate.version}")
         process = subprocess.Popen(
             [self._dpkg_deb, "--fsys-tarfile", str(deb)],
             stdin=subprocess.DEVNULL,

@@ -13,6 +13,11 @@ mount -t sysfs -o nosuid,noexec,nodev sysfs /sys 2>/dev/null
 # this shell has open stays open. Where CONFIG_DEVTMPFS is off, the archive's nodes serve.
 mount -t devtmpfs -o nosuid,noexec devtmpfs /dev 2>/dev/null
 
+# A module that does not load is told by the kernel and by what misses it.
+for module in /modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
+
 # The firmware and the early kernel leave a line unfinished on the console, hence the first \n: the
 # payload's lines must start at the left. One write, so that no line of the kernel's lands inside.
 # Whoever watches this guest may want to stop it here, at the end of the boot, and let it go on with

@@ -17,9 +17,12 @@ from osvtriage.model.errors import ImageError
 
 # What the init script calls by name, and a shell for payloads that use system(3). Whether busybox's
 # shell finds its applets by itself depends on its build (FEATURE_SH_STANDALONE), hence links.
-_APPLETS = ("sh", "mount", "poweroff", "halt", "sleep", "cat", "dmesg")
+_APPLETS = ("sh", "mount", "insmod", "poweroff", "halt", "sleep", "cat", "dmesg")
 
 PAYLOAD = "payload"
+
+MODULES = "/modules"
+"""Where the init script takes modules of the kernel from, in the order of their names."""
 
 _LIB, _LIB64 = PurePosixPath("/lib"), PurePosixPath("/lib64")
 

@@ -58,7 +58,8 @@ class Image:
     stripped, a boot image or a disk; None where the user has none of a Linux disk. ``disks`` are
     those beside the one that may be the kernel. ``busybox`` is of a Linux whose userland osvtriage
     makes. A kernel that is a disk holds its command line itself: ``append`` then says what it is,
-    where that is known.
+    where that is known. ``modules`` are those of the kernel that are loaded before the payload
+    starts, in this order.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Image:
     symbols: Path | None
     disks: tuple[Disk, ...]
     busybox: Path | None
+    modules: tuple[Path, ...]
     memory: int
     append: str
     kernel_version: str
@@ -92,6 +94,7 @@ class Image:
         for holder in (record, *record["disks"]):
             paths = {key: str(value) for key, value in holder.items() if isinstance(value, Path)}
             holder.update(paths)
+        record["modules"] = [str(path) for path in self.modules]
         return record
 
 
@@ -134,6 +137,7 @@ class Record:
     kernel: str = KERNEL
     kernel_format: KernelFormat = "elf"
     symbols: str | None = KERNEL
+    modules: tuple[str, ...] = ()
     disks: Mapping[str, DiskFormat] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
@@ -160,8 +164,10 @@ class Record:
         try:
             data["packages"] = tuple(Package(**package) for package in data["packages"])
             data["files"] = {name: Stamp(**stamp) for name, stamp in data["files"].items()}
+            data["modules"] = tuple(data.get("modules", ()))
             record = cls(**data)
-            named = {record.kernel, record.symbols or record.kernel, *record.disks}
+            symbols = record.symbols or record.kernel
+            named = {record.kernel, symbols, *record.disks, *record.modules}
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{directory / RECORD} lacks a field: {error}") from error
         if missing := named - record.files.keys():

@@ -26,7 +26,7 @@ from osvtriage.images.build import (
     lock_file,
     results_directory,
 )
-from osvtriage.images.initramfs import make_initramfs
+from osvtriage.images.initramfs import MODULES, make_initramfs
 from osvtriage.images.kernel import check_kernel
 from osvtriage.images.lock import locked
 from osvtriage.images.names import added_names, image_names, shipped_names
@@ -126,6 +126,7 @@ class ImageStore:
                 for file, format_ in record.disks.items()
             ),
             busybox=busybox,
+            modules=tuple(directory / module for module in record.modules),
             memory=record.memory,
             append=record.append,
             kernel_version=record.kernel_version,
@@ -236,6 +237,8 @@ class ImageStore:
             kernel_version=linux.version,
             kernel_sha256=linux.sha256,
             symbols_sha256=linux.symbols_sha256,
+            # A module fits its own kernel alone.
+            modules=(),
             packages=(),
             origin="user",
         )
@@ -276,7 +279,8 @@ def initrd(
     """
     if image.busybox is None:
         raise ImageError(f"{image.name} has its userland in itself, and takes no initramfs")
-    return make_initramfs(image.busybox, payload, more_files)
+    modules = {f"{MODULES}/{number}-{path.name}": path for number, path in enumerate(image.modules)}
+    return make_initramfs(image.busybox, payload, {**modules, **(more_files or {})})
 
 
 def sweep_leftovers() -> None:

@@ -23,12 +23,14 @@ class DebianPackages(_Table):
     """Where the kernel and the userland come from.
 
     ``kernel`` may be a metapackage: its dependencies are followed to the package that holds the
-    kernel. With ``glibc``, what programs are built against is fetched as well.
+    kernel. ``modules`` names modules of that package, which are loaded in the guest in this order
+    before the payload starts. With ``glibc``, what programs are built against is fetched as well.
     """
 
     suite: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
     kernel: _PackageName
     busybox: _PackageName = "busybox-static"
+    modules: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_-]+$", max_length=64)], ...] = ()
     glibc: bool = False
 
 

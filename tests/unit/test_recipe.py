@@ -182,6 +182,7 @@ def test_a_missing_parameter_is_named(mine: Path) -> None:
         ('name = "giveup"', 'name = "save_fpu"', "two of [[probe]] are named 'save_fpu'"),
         ('expect = "clean"', 'expect = "clean"\npatch = ["fp-reload"]', "must change nothing"),
         ('expect = "clean"', 'expect = "clean"\narguments = ["-x"]', "must change nothing"),
+        ('expect = "clean"', 'expect = "clean"\nappend = "norandmaps"', "must change nothing"),
         ('{ after = "save_fpu", stops', '{ after = "giveup", stops', "'giveup' is never armed"),
         ("required = 1", "required = 101", "disarms after its `limit` of 100"),
         ("required = 1", "required = 1\noptional = true", "cannot be `required`"),
@@ -205,6 +206,22 @@ def test_probes_that_wait_for_each_other(mine: Path) -> None:
     assert "probe 'save_fpu' is never armed: 'giveup' waits for it in turn" in refusal(mine)
     changed(mine, '{ after = "giveup" }', '{ after = "giveup", first = 1 }')
     assert library.lint(str(mine)) == []
+
+
+def test_what_is_added_to_the_kernels_command_line(mine: Path) -> None:
+    changed(mine, "limit = 60", 'limit = 60\nappend = "norandmaps"')
+    changed(mine, 'title = "without the fix"', 'title = "without the fix"\nappend = "nosmt quiet"')
+    recipe = library.load(str(mine))
+    assert recipe.workload.append == "norandmaps"
+    assert [variant.append for variant in recipe.variant] == ["", "nosmt quiet"]
+    changed(mine, "nosmt quiet", "nosmt\\nquiet")
+    assert '"append"' in refusal(mine)
+
+
+def test_an_osv_has_one_line_for_all(mine: Path) -> None:
+    changed(mine, "limit = 60", 'limit = 60\nappend = "norandmaps"')
+    changed(mine, 'system = "linux"\narch = "ppc64le"', 'system = "osv"\narch = "x86_64"')
+    assert "`append` is for linux" in refusal(mine)
 
 
 def test_a_payload_that_does_not_exist_is_linted(mine: Path) -> None:
