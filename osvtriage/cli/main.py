@@ -33,6 +33,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _COMMANDS = {
     "run": ("osvtriage.cli.run", "run", "Run a recipe once and give a verdict."),
     "verify": ("osvtriage.cli.verify", "verify", "Run every variant of a recipe: its controls."),
+    "interleave": (
+        "osvtriage.cli.interleave",
+        "interleave",
+        "Fork at every instruction of a critical section.",
+    ),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),

@@ -73,7 +73,7 @@ def run(recipe: str, expect: str | None, as_json: bool, accelerator: Any, **chos
       osvtriage run osv-syscall-fpu --image my-osv --pinpoint xmm0
     """
     from osvtriage.model.verdict import Verdict
-    from osvtriage.report import live, terminal
+    from osvtriage.report import lists, live, terminal
     from osvtriage.trial import library
     from osvtriage.trial.run import Options
     from osvtriage.trial.run import run as run_recipe
@@ -83,6 +83,7 @@ def run(recipe: str, expect: str | None, as_json: bool, accelerator: Any, **chos
         record, directory = run_recipe(
             loaded, recipe, Options(accelerator=accelerator, **chosen), observer
         )
+    lists.write_picture(record, directory)
     if as_json:
         terminal.print_json(record)
     else:

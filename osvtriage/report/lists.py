@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import graphviz
 
 from osvtriage.checks.lists import Kind, Walk, damages, own_links, walk
+from osvtriage.images.atomic import new_file
 from osvtriage.images.processes import install_command
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import MissingRequirement, OsvtriageError
 from osvtriage.model.lists import DIRECTIONS, Direction, ListsSnapshot, both_ways
+from osvtriage.trial.record import RunRecord
 
 # Of a chain without damage this many elements are shown at either end: a line of a terminal holds
 # four, and dot takes a second for some hundred.
@@ -100,6 +103,24 @@ def stages(evidence: Mapping[str, Any]) -> dict[str, ListsSnapshot]:
     except (AttributeError, KeyError, TypeError, ValueError):
         # A record that somebody else wrote.
         return {}
+
+
+def write_picture(record: RunRecord, directory: Path) -> Path | None:
+    """Draw the lists of the first finding that has some, as ``lists.svg`` in the run record.
+
+    ``None`` where there is none, or no Graphviz to draw it: the text in the report shows the same.
+    """
+    for finding in record.findings:
+        if shown := stages(finding.evidence):
+            try:
+                picture = svg(dot(shown))
+            except OsvtriageError:
+                return None
+            path = directory / "lists.svg"
+            with new_file(path) as file:
+                file.write(picture)
+            return path
+    return None
 
 
 def text(snapshot: ListsSnapshot) -> str:

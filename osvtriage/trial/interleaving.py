@@ -10,6 +10,7 @@ from typing import Any
 from osvtriage.images.record import Disk, file_sha256
 from osvtriage.model.boundary import Boundary, Generation
 from osvtriage.model.decode import decode
+from osvtriage.model.errors import UsageError
 from osvtriage.model.event import Frame
 from osvtriage.model.lists import ListsSnapshot
 from osvtriage.symbols import disassembly
@@ -31,9 +32,7 @@ _LONGEST = 16
 
 
 class Interleaving(Trial):
-    """A trial that forks at boundaries: all of them, or those in ``only``."""
-
-    only: tuple[int, int] | None = None
+    """A trial that forks at boundaries: all of them, or those that the request names."""
 
     async def _start(self) -> None:
         scratch = self.directory / "scratch.img"
@@ -61,17 +60,37 @@ class Interleaving(Trial):
         self._bases = dict(answer["bases"])
 
     async def _workload(self) -> None:
-        wanted = [item for item in self._boundaries if self.only in (None, item)]
-        self.observer.phase("workload", f"{len(wanted)} boundaries, a fork at each")
         assert self.prepared.files is not None
         with ExitStack() as opened:
             modules = list(open_modules(self.prepared.files, self.prepared.arch, opened))
+            wanted = self._wanted(modules)
+            self.observer.phase("workload", f"{len(wanted)} boundaries, a fork at each")
             for number, (pc, nth) in enumerate(wanted, 1):
                 self.observer.phase("boundary", f"{number} of {len(wanted)}, {pc:#x}")
                 line = f"python interleave.replay({pc}, {nth})"
                 answer = await self._answer(line, _BOUNDARY_LIMIT)
                 self.seen.boundaries.append(self._boundary(pc, nth, answer, modules))
         self._watch.end(Ending(True, "every boundary was forked at", endless=True))
+
+    def _wanted(self, modules: list[Module]) -> list[tuple[int, int]]:
+        """The boundaries to fork at.
+
+        Raises:
+            UsageError: the one that is asked for is none.
+        """
+        if self.request.boundary is None:
+            return self._boundaries[: self.request.limit]
+        named = {
+            f"{self._described(pc, modules)[0]}:{nth}": (pc, nth) for pc, nth in self._boundaries
+        }
+        name, _, nth = self.request.boundary.partition(":")
+        found = named.get(f"{name}:{nth or 0}")
+        if found is None:
+            raise UsageError(
+                f"there is no boundary {self.request.boundary!r} in the critical section",
+                f"there are: {', '.join(key.removesuffix(':0') for key in named)}",
+            )
+        return [found]
 
     def _boundary(
         self, pc: int, nth: int, answer: dict[str, Any], modules: list[Module]

@@ -18,7 +18,8 @@ class Request:
 
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
-    register whose clobber is looked for by stepping.
+    register whose clobber is looked for by stepping. Of the boundaries of an interleaving only
+    ``boundary`` is forked at, or the first ``limit``.
     """
 
     recipe: Recipe
@@ -32,6 +33,8 @@ class Request:
     seed: int = 1
     duration: float | None = None
     pinpoint: str | None = None
+    boundary: str | None = None
+    limit: int | None = None
 
 
 class Observer(Protocol):

@@ -49,6 +49,8 @@ class Options:
     seed: int = 1
     duration: float | None = None
     pinpoint: str | None = None
+    boundary: str | None = None
+    limit: int | None = None
 
 
 def run(
@@ -134,6 +136,8 @@ class _Work:
             seed=self.options.seed,
             duration=self.options.duration,
             pinpoint=self.options.pinpoint,
+            boundary=self.options.boundary,
+            limit=self.options.limit,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
@@ -156,7 +160,11 @@ class _Work:
         with (directory / "events.jsonl").open("w", encoding="utf-8") as file:
             for event in self.seen.events:
                 file.write(json.dumps(event.to_json()) + "\n")
-        if trial.resolved is not None:
+        with (directory / "boundaries.jsonl").open("w", encoding="utf-8") as file:
+            for boundary in self.seen.boundaries:
+                file.write(json.dumps(asdict(boundary)) + "\n")
+        # Plain gdb cannot steer a fork: the command repeats it.
+        if trial.resolved is not None and not self.variant.interleave:
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
