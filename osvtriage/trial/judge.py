@@ -112,7 +112,9 @@ def judge(
                 "a workload that does not pass the probe says nothing of the bug",
             )
     for result in results:
-        if unreadable := result.classes.get("unreadable", 0):
+        if unreadable := sum(
+            count for name, count in result.classes.items() if name.startswith("unreadable")
+        ):
             return inconclusive(f"{result.check}: {unreadable} stops could not be read")
     looked = sum(result.examined for result in results)
     if not looked:
