@@ -34,6 +34,8 @@ _MOST_FRAMES = 64
 # A critical section has some 30 instructions (measured on glibc 2.31, 2.36 and 2.41); with the page
 # faults and the interrupts that can come in between, stepped in the kernel, a few thousand.
 _MOST_STEPS = 20_000
+# Seconds. From the snapshot to any place takes 0.3 s; a busy host may need a hundred times that.
+_LONGEST_WAY = 30.0
 # Visits of one boundary until the one that is looked for; another process can run the same code.
 _MOST_VISITS = 200
 # Seconds. A fork takes 0.1 s on an idle machine. A process that is not back after this long is
@@ -42,6 +44,10 @@ _PATIENCE, _BETWEEN_LOOKS = 2.0, 0.3
 # The held thread and a process that loops share the vCPU: half of the looks find either. After so
 # many without having found the process in reclaim so often, nothing can be said.
 _LOOKS, _LOOPING = 40, 3
+
+
+class NotReached(Exception):
+    """The guest did not come to where it was waited for."""
 
 
 class Interleaving:
@@ -86,11 +92,15 @@ class Interleaving:
     def _run_to(self, addresses: list[int], wanted: Callable[[Guest], bool]) -> Guest:
         """Let the guest run until it stops at one of *addresses* and is *wanted* there."""
         with _breakpoints(addresses):
-            while True:
-                gdb.execute("continue", to_string=True)
+            for _ in range(_MOST_VISITS):
+                with _patience(_LONGEST_WAY):
+                    gdb.execute("continue", to_string=True)
                 guest = self._guest()
-                if guest.integer(guest.arch.pc) in addresses and wanted(guest):
+                if guest.integer(guest.arch.pc) not in addresses:
+                    break
+                if wanted(guest):
                     return guest
+        raise NotReached(f"{' or '.join(map(hex, addresses))} was not reached")
 
     def _is_held_thread(self, guest: Guest) -> bool:
         return guest.in_user_mode and guest.identity(guest.current())[0] == self.key
@@ -121,7 +131,10 @@ class Interleaving:
             if self._is_held_thread(guest):
                 if not self._locked():
                     return [(pc, found[:at].count(pc)) for at, pc in enumerate(found)]
-                found.append(guest.integer(guest.arch.pc))
+                pc = guest.integer(guest.arch.pc)
+                # An instruction that faults, or that an interrupt comes before, is seen twice.
+                if not found or found[-1] != pc:
+                    found.append(pc)
             gdb.execute("stepi", to_string=True)
         raise gdb.error(f"the lock was not released within {_MOST_STEPS} steps")
 
@@ -137,14 +150,21 @@ class Interleaving:
             visits += self._is_held_thread(guest) and self._locked()
             return visits == nth
 
-        self._run_to([pc], there)
+        try:
+            self._run_to([pc], there)
+        except NotReached:
+            return {"parent": None, "child": _NOTHING, "grandchild": _NOTHING}
         parent = self._look()
         spin = self.process.address(self.steer.spin)
         gdb.execute(f"set $pc = {spin:#x}", to_string=True)
         write(self.process.address(self.steer.go), (1).to_bytes(4, "little"))
         spaces = {self.space}
-        child = self._generation(spaces, None if self.steer.recovery else self.lists.in_flight)
-        grandchild = self._generation(spaces, None) if child["after"] else _NOTHING
+        child = grandchild = _NOTHING
+        try:
+            child = self._generation(spaces, None if self.steer.recovery else self.lists.in_flight)
+            grandchild = self._generation(spaces, None) if child["after"] else _NOTHING
+        except NotReached:
+            pass
         return {"parent": parent, "child": child, "grandchild": grandchild}
 
     def _generation(self, spaces: set[str], overwrite: int | None) -> dict[str, Any]:
@@ -177,10 +197,7 @@ class Interleaving:
                 looping.append(guest.integer(guest.arch.pc))
                 if len(looping) == _LOOPING:
                     return {"entry": entry, "after": None, "hang": self._backtrace()}
-        raise gdb.error(
-            f"process {space} neither came back from fork nor was it found looping in {_LOOKS} "
-            "looks"
-        )
+        raise NotReached(f"process {space} neither came back from fork nor was found looping")
 
     def _backtrace(self) -> list[dict[str, Any]]:
         """The frames of the stopped process, by the unwind information in its files."""
