@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,30 @@ from osvtriage.cli.options import (
     help="Step through a passage of a probe, and name the first instruction that changes REGISTER.",
 )
 @click.option(
+    "--program",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A program of your own in place of the recipe's, for recipes that look into one.",
+)
+@click.option(
+    "--libs",
+    "libraries",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The shared libraries that the program is linked with; it brings them into the guest.",
+)
+@click.option(
+    "--debug-dir",
+    "debug",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Debug files by build-id, such as /usr/lib/debug of a machine with libc6-dbg.",
+)
+@click.option("--args", "arguments", default="", metavar="LINE", help="The program's arguments.")
+@click.option(
+    "--comm", metavar="NAME", help="The program's name in a guest that has and starts it itself."
+)
+@click.option(
     "--expect",
     type=click.Choice(["reproduced", "clean"]),
     help="Exit with 0 for this verdict and with 1 for the opposite one.",
@@ -54,7 +79,18 @@ from osvtriage.cli.options import (
     metavar="DIR",
     help="Where the run record goes; a new directory in the user's state directory by default.",
 )
-def run(recipe: str, expect: str | None, as_json: bool, accelerator: Any, **chosen: Any) -> int:
+def run(
+    recipe: str,
+    expect: str | None,
+    as_json: bool,
+    accelerator: Any,
+    program: Path | None,
+    libraries: Path | None,
+    debug: Path | None,
+    arguments: str,
+    comm: str | None,
+    **chosen: Any,
+) -> int:
     """Run RECIPE once: boot the guest, watch it, and give a verdict.
 
     RECIPE is the name of a shipped recipe or the path of a .toml file.
@@ -71,17 +107,25 @@ def run(recipe: str, expect: str | None, as_json: bool, accelerator: Any, **chos
       osvtriage run ppc64le-save-fpu --kernel ~/linux/vmlinux --smp 2 --json
       osvtriage run ./my-bug.toml --out records/1
       osvtriage run osv-syscall-fpu --image my-osv --pinpoint xmm0
+      osvtriage run glibc-reclaim-stacks --program ./a.out --libs /lib/x86_64-linux-gnu
     """
+    from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
     from osvtriage.report import lists, live, terminal
     from osvtriage.trial import library
+    from osvtriage.trial.request import OwnProgram
     from osvtriage.trial.run import Options
     from osvtriage.trial.run import run as run_recipe
 
     loaded = library.load(recipe)
+    own = None
+    if program is not None:
+        own = OwnProgram(program, libraries, debug, tuple(shlex.split(arguments)), comm)
+    elif libraries or debug or arguments or comm:
+        raise UsageError("--libs, --debug-dir, --args and --comm are of a --program")
     with live.observer(quiet=as_json) as observer:
         record, directory = run_recipe(
-            loaded, recipe, Options(accelerator=accelerator, **chosen), observer
+            loaded, recipe, Options(accelerator=accelerator, program=own, **chosen), observer
         )
     lists.write_picture(record, directory)
     if as_json:

@@ -11,13 +11,13 @@ from osvtriage.guest.qemu import Boot
 from osvtriage.images import glibc, patch, payload, store
 from osvtriage.images.initramfs import PAYLOAD
 from osvtriage.images.patch import PatchedKernel
-from osvtriage.images.program import Program, build_program
+from osvtriage.images.program import Program, build_program, own_program
 from osvtriage.images.progress import Progress
 from osvtriage.images.record import Image, file_sha256
 from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.systems import SYSTEMS
-from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.request import Observer, OwnProgram, Request
 from osvtriage.trial.user_process import Files
 
 
@@ -99,6 +99,8 @@ def _program(
 ) -> tuple[Program | None, Files | None]:
     """The workload's program, and where its probes are in a user process, its files."""
     workload, suite = request.recipe.workload, request.image.glibc_suite
+    if request.program is not None:
+        return _own_program(request, request.program, arch)
     if workload.payload is None:
         return None, None
     source = payload.payload_source(workload.payload, request.recipe_directory)
@@ -114,6 +116,23 @@ def _program(
     program = build_program(source, arch, sysroot, workload.linkage, progress)
     libraries = tuple((path.rpartition("/")[2], here) for path, here in program.libraries)
     return program, Files(PAYLOAD, program.path, libraries, sysroot.debug)
+
+
+def _own_program(request: Request, own: OwnProgram, arch: Arch) -> tuple[Program, Files]:
+    """The user's program: put into the guest, or there already under a name of its own."""
+    if request.variant.interleave:
+        raise UsageError(
+            f"the variant {request.variant.name!r} steers the recipe's own program",
+            "the variant as-is watches yours",
+        )
+    if not any(probe.place for probe in request.recipe.probe):
+        raise UsageError(
+            f"no probe of recipe {request.recipe.name} is in a user process",
+            "glibc-reclaim-stacks has one",
+        )
+    program = own_program(own.path, own.libraries, arch)
+    libraries = tuple((path.rpartition("/")[2], here) for path, here in program.libraries)
+    return program, Files(own.comm or PAYLOAD, program.path, libraries, own.debug)
 
 
 def _check_variant(request: Request, arch: Arch) -> None:
@@ -163,10 +182,14 @@ def _append(request: Request, arch: Arch) -> str:
     follows its name.
     """
     arguments = [*request.recipe.workload.arguments, *request.variant.arguments]
+    if request.program is not None:
+        arguments = [*request.program.arguments]
     if SYSTEMS[request.image.system].arm_at is not None:
         return " ".join([request.image.append, *arguments]).strip()
     more = (request.recipe.workload.append, request.variant.append)
     parts = [f"console={arch.console}", request.image.append, *more, "panic=-1"]
-    if request.recipe.workload.payload:
+    if request.program is not None:
+        parts += ["--", "payload:", *arguments]
+    elif request.recipe.workload.payload:
         parts += ["--", "payload:", "--seed", str(request.seed), *arguments]
     return " ".join(part for part in parts if part)

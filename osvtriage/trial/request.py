@@ -13,13 +13,29 @@ from osvtriage.trial.judge import ProbeCount
 
 
 @dataclass(frozen=True, slots=True)
+class OwnProgram:
+    """A program of the user's in place of the recipe's payload.
+
+    ``libraries`` is the directory with what it is linked with, ``debug`` one of debug files by
+    build-id. Where the guest has the program itself, ``comm`` is its name there, and the files
+    here are those that are on its disk.
+    """
+
+    path: Path
+    libraries: Path | None = None
+    debug: Path | None = None
+    arguments: tuple[str, ...] = ()
+    comm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
 
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. Of the boundaries of an interleaving only
-    ``boundary`` is forked at, or the first ``limit``.
+    ``boundary`` is forked at, or the first ``limit``. ``program`` takes the payload's place.
     """
 
     recipe: Recipe
@@ -35,6 +51,7 @@ class Request:
     pinpoint: str | None = None
     boundary: str | None = None
     limit: int | None = None
+    program: OwnProgram | None = None
 
 
 class Observer(Protocol):

@@ -30,7 +30,7 @@ from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
-from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.request import Observer, OwnProgram, Request
 from osvtriage.trial.trial import Seen, Trial
 
 
@@ -51,6 +51,7 @@ class Options:
     pinpoint: str | None = None
     boundary: str | None = None
     limit: int | None = None
+    program: OwnProgram | None = None
 
 
 def run(
@@ -119,7 +120,8 @@ class _Work:
     def _payload(self) -> PayloadReport | None:
         """What the workload said, where one is of ours: the recipe's, or the image's own."""
         said = self.seen.payload
-        return said if self.recipe.workload.payload or said.lines else None
+        of_ours = self.recipe.workload.payload and self.options.program is None
+        return said if of_ours or said.name else None
 
     def _execute(self, directory: Path, observer: Observer) -> None:
         begun = time.monotonic()
@@ -138,6 +140,7 @@ class _Work:
             pinpoint=self.options.pinpoint,
             boundary=self.options.boundary,
             limit=self.options.limit,
+            program=self.options.program,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
@@ -362,6 +365,12 @@ def _command(source: str, options: Options) -> str:
         parts += ["--duration", f"{options.duration:g}"]
     if options.pinpoint:
         parts += ["--pinpoint", options.pinpoint]
+    if (own := options.program) is not None:
+        parts += ["--program", str(own.path)]
+        for name, path in (("--libs", own.libraries), ("--debug-dir", own.debug)):
+            parts += [name, str(path)] if path else []
+        parts += ["--args", shlex.join(own.arguments)] if own.arguments else []
+        parts += ["--comm", own.comm] if own.comm else []
     if options.accelerator != "auto":
         parts += ["--accel", options.accelerator]
     if options.qemu:
