@@ -130,7 +130,7 @@ class ElfImage:
         if table is None:
             raise SymbolError(
                 f"{self.path} has no symbol table (.symtab)",
-                "use the unstripped vmlinux of the build",
+                "use the file as it was before it was stripped",
             )
         self.sections = tuple(section for section in sections if section)
         self._tls: tuple[int, int] | None = next(

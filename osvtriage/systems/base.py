@@ -12,11 +12,13 @@ class System:
     ``arm_at`` is the function at whose entry a guest is stopped to have its probes armed: the
     kernel is in memory then and nothing of interest has happened yet. ``None``: its userland is
     osvtriage's own, which says when it is ready and waits for a word; a thread that waits passes
-    ``sleeps_in``, in kernel mode. ``stacks`` are those whose use can be measured.
+    ``sleeps_in``, in kernel mode. A guest with a userland of its own is stopped at ``init_at``,
+    where its kernel is about to start that. ``stacks`` are those whose use can be measured.
     """
 
     name: str
     title: str
     arm_at: str | None = None
     sleeps_in: str | None = None
+    init_at: str | None = None
     stacks: tuple[str, ...] = ()

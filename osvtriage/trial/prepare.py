@@ -35,6 +35,8 @@ class Prepared:
     gdb: Path
     accelerator: accelerator.Accelerator
     files: Files | None = None
+    # Whether the userland is osvtriage's, which says when it is ready and waits for a word.
+    waits: bool = True
 
 
 def prepare(request: Request, observer: Observer) -> Prepared:
@@ -91,6 +93,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
         gdb=gdb,
         accelerator=chosen,
         files=files,
+        waits=SYSTEMS[image.system].arm_at is None and image.busybox is not None,
     )
 
 
@@ -129,6 +132,11 @@ def _own_program(request: Request, own: OwnProgram, arch: Arch) -> tuple[Program
         raise UsageError(
             f"no probe of recipe {request.recipe.name} is in a user process",
             "glibc-reclaim-stacks has one",
+        )
+    if request.image.boots_itself and own.comm is None:
+        raise UsageError(
+            f"{request.image.name} starts its programs itself: which of them is {own.path}?",
+            "name it with --comm, as `ps -o comm` shows it there",
         )
     program = own_program(own.path, own.libraries, arch)
     libraries = tuple((path.rpartition("/")[2], here) for path, here in program.libraries)

@@ -25,13 +25,15 @@ class Resolved:
     """What gdb gets, and what must be in the guest's memory before a probe is armed.
 
     ``samples`` are the bytes that must be the file's: those that tell the build, and the code at
-    the probes, moved on past what the kernel itself rewrites at boot. ``arm_address`` is where the
-    guest is stopped to be armed, ``sleep_address`` where a thread that waits passes; see
-    :class:`osvtriage.systems.System`. ``notes`` say, by probe, what is not as the recipe has it.
+    the probes, moved on past what the kernel itself rewrites at boot. ``arm_at`` is the function
+    where the guest is stopped to be armed, if it does not wait for that by itself;
+    ``sleep_address`` where a thread that waits passes; see :class:`osvtriage.systems.System`.
+    ``notes`` say, by probe, what is not as the recipe has it.
     """
 
     plan: GdbPlan
     samples: tuple[Sample, ...]
+    arm_at: str | None
     arm_address: int | None
     sleep_address: int | None
     notes: Mapping[str, str]
@@ -48,18 +50,22 @@ def resolve(
     pinpoint: str | None = None,
     files: Files | None = None,
     variant: Variant | None = None,
+    *,
+    own_userland: bool = False,
 ) -> Resolved:
     """Every probe's addresses, every field's path.
 
     Args:
         files: those of the user process that probes with a `place` are in.
         variant: how the process is steered.
+        own_userland: the guest's userland is not osvtriage's, and does not wait for it.
 
     Raises:
         SymbolError: a symbol, a call or an offset is not in this kernel.
         UsageError: the recipe names a register, a field or a stack that does not exist.
     """
     system = SYSTEMS[recipe.system]
+    arm_at = system.init_at if own_userland and system.arm_at is None else system.arm_at
     layout = LAYOUTS[recipe.system](elf)
     calls = _calls(recipe.probe, elf)
     notes: dict[str, str] = {}
@@ -92,7 +98,8 @@ def resolve(
             interleave=process.interleave if process else None,
         ),
         samples=(*layout.samples, *steady),
-        arm_address=elf.symbol(system.arm_at).entry if system.arm_at else None,
+        arm_at=arm_at,
+        arm_address=elf.symbol(arm_at).entry if arm_at else None,
         sleep_address=elf.symbol(system.sleeps_in).entry if system.sleeps_in else None,
         notes=notes,
         missing=layout.missing,

@@ -35,7 +35,6 @@ from osvtriage.model.event import Event, Frame
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
-from osvtriage.systems import SYSTEMS
 from osvtriage.trial import identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.pinpoint import Pinpoint
@@ -89,7 +88,6 @@ class Trial:
         self.observer = observer
         self.seen = seen
         self.resolved: Resolved | None = None
-        self._system = SYSTEMS[request.recipe.system]
         self._trouble = TROUBLES[request.recipe.system]
         self._ready = asyncio.Event()
         self._failure: str | None = None
@@ -118,7 +116,7 @@ class Trial:
             )
             try:
                 await self._start()
-                if self._system.arm_at is None:
+                if self.prepared.waits:
                     await self._boot_until_ready()
                 else:
                     await self._boot_until_function()
@@ -143,7 +141,7 @@ class Trial:
             self.prepared.boot,
             sockets,
             self.directory / "console.log",
-            payload_console.WAIT if self._system.arm_at is None else "",
+            payload_console.WAIT if self.prepared.waits else "",
         )
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
@@ -182,6 +180,7 @@ class Trial:
             self.request.pinpoint,
             self.prepared.files,
             self.request.variant,
+            own_userland=not self.prepared.waits,
         )
         self._count_probes()
         plan = self.resolved.plan
@@ -227,7 +226,7 @@ class Trial:
         await self._attach_gdb()
         assert self.resolved is not None
         assert self.resolved.arm_address is not None
-        await self._run_to(self.resolved.arm_address, f"{self._system.arm_at}()")
+        await self._run_to(self.resolved.arm_address, f"{self.resolved.arm_at}()")
         self.seen.timings["boot"] = time.monotonic() - self._begun
 
     async def _attach_gdb(self) -> None:
@@ -254,7 +253,7 @@ class Trial:
             identity.compare(sample, self._elf, await self._read_sample(sample))
         await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         await self._ask("-exec-continue")
-        if self._system.arm_at is None:
+        if self.prepared.waits:
             self._console.send("go")
         self.seen.timings["arm"] = time.monotonic() - begun
 

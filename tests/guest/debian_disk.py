@@ -28,13 +28,13 @@ _PARTITION_AT, _SIGNATURE_AT = 446, 510
 _ENTRY = struct.Struct("<B3xB3xII")
 _ACTIVE, _FAT32_LBA = 0x80, 0x0C
 
+# initrd= before the rest: a line INITRD would put it behind, among the program's arguments.
 _CONFIGURATION = """\
 SERIAL 0 115200
 DEFAULT linux
 LABEL linux
   KERNEL vmlinuz
-  INITRD initrd
-  APPEND {append}
+  APPEND initrd=initrd {append}
 """
 
 

@@ -170,8 +170,9 @@ class Probe:
     def _is_again(self, guest: Guest, passage: _Passage) -> bool:
         """Whether the passage is still at its entry: what was called has not returned, yet the
         stack pointer is the same."""
-        is_call = self.plan.callee is not None or self.plan.exits_at_return
-        return is_call and passage.sp == guest.integer(guest.arch.stack_pointer)
+        plan = self.plan
+        returns = plan.callee is not None or plan.exits_at_return or bool(plan.entry_places)
+        return returns and passage.sp == guest.integer(guest.arch.stack_pointer)
 
     def _enter(self, guest: Guest, address: int, who: _Who) -> Event:
         self._count(who[1])
