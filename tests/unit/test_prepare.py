@@ -24,6 +24,7 @@ def request(image: dict[str, Any] | None = None, **variant: Any) -> Any:
         ),
         variant=SimpleNamespace(**changes | variant),
         seed=7,
+        program=None,
     )
 
 
