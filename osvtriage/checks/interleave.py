@@ -17,7 +17,11 @@ UNREADABLE = "unreadable"
 
 
 def outcome(boundary: Boundary) -> Outcome | None:
-    """What became of the fork at *boundary*; ``None`` where a child's lists could not be read."""
+    """What became of the fork at *boundary*.
+
+    ``None`` where lists could not be read, or a process was not followed to where fork returns in
+    it, and nothing that was seen is wrong: what was not looked at is not clean.
+    """
     child, grandchild = boundary.child, boundary.grandchild
     if child.entry is None or (child.hang is None and child.after is None):
         return None
@@ -28,7 +32,10 @@ def outcome(boundary: Boundary) -> Outcome | None:
         grandchild_after=grandchild.after,
         hung=child.hang is not None or grandchild.hang is not None,
     )
-    return classify(seen)
+    found = classify(seen)
+    if found in ("clean", "repaired") and None in (grandchild.entry, grandchild.after):
+        return None
+    return found
 
 
 def interleaved(boundaries: Sequence[Boundary]) -> CheckResult:

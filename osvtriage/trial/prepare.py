@@ -140,7 +140,7 @@ def _own_program(request: Request, own: OwnProgram, arch: Arch) -> tuple[Program
         )
     program = own_program(own.path, own.libraries, arch)
     libraries = tuple((path.rpartition("/")[2], here) for path, here in program.libraries)
-    return program, Files(own.comm or PAYLOAD, program.path, libraries, own.debug)
+    return program, Files(own.comm or PAYLOAD, program.path, libraries, own.debug, own=True)
 
 
 def _check_variant(request: Request, arch: Arch) -> None:

@@ -214,7 +214,7 @@ def _in_process(probe: Probe, kernel: _Kernel) -> ProbePlan:
         registers=kernel.elf.arch.words_of(probe.registers),
         fields={name: kernel.layout.fields[name] for name in probe.fields},
         limit=probe.limit,
-        required=probe.required,
+        required=min(probe.required, 1) if kernel.process.own else probe.required,
         entry_places=entries,
         exit_places=exits,
         lists=probe.lists,

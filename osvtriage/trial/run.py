@@ -190,7 +190,7 @@ class _Work:
             hint=judgement.hint,
             recipe=self.recipe.name,
             variant=self.variant.name,
-            expected_verdict=None if self.options.kernel else self.variant.expect,
+            expected_verdict=None if self._is_own() else self.variant.expect,
             engine="gdb",
             image=self._image_record(),
             patches=_models(record.PatchRecord, prepared.kernel.patches if prepared else ()),
@@ -258,6 +258,11 @@ class _Work:
             started=started.isoformat(timespec="seconds"),
         )
 
+    def _is_own(self) -> bool:
+        """Whether the user changed what runs: the control says nothing of that."""
+        chosen = self.options
+        return any((chosen.kernel, chosen.program, chosen.boundary, chosen.limit))
+
     def _checked_probes(self) -> list[str]:
         """The probe of each check, in their order."""
         if self.variant.interleave:
@@ -267,7 +272,12 @@ class _Work:
     def _interventions(self) -> list[record.InterventionRecord]:
         """What osvtriage did to the guest, beside stopping it."""
         painted = [probe.name for probe in self.recipe.probe if probe.stack]
-        return [
+        steered = [
+            record.InterventionRecord(stimulus=stimulus, thread=None, what=what)
+            for stimulus, what in _STEERING.get(self.variant.interleave or "", ())
+            if self.seen.boundaries
+        ]
+        return steered + [
             record.InterventionRecord(
                 stimulus="paint",
                 thread=None,
@@ -304,6 +314,16 @@ class _Work:
             initrd_sha256=prepared.initrd_sha256 if prepared else None,
             packages=_models(record.PackageRecord, image.packages),
         )
+
+
+_HOLD = (
+    ("hold", "at each boundary the thread's program counter was pointed at a `jmp .`"),
+    ("write", "the variable that makes another thread fork was set to 1"),
+)
+_STEERING = {
+    "recovery": _HOLD,
+    "recovery-disabled": (*_HOLD, ("write", "in_flight_stack was overwritten with 0 in the child")),
+}
 
 
 def _only_image(store: ImageStore, recipe: Recipe) -> str:

@@ -24,13 +24,15 @@ class Files:
     """The files of a process on this machine: the program, and its libraries by their names.
 
     The names are the last parts of their paths in the guest, as link_map has them. ``debug`` is a
-    directory of debug files by build-id, as gdb's ``debug-file-directory``.
+    directory of debug files by build-id, as gdb's ``debug-file-directory``. ``own``: the program is
+    the user's, of which no recipe knows how often it passes a probe.
     """
 
     comm: str
     program: Path
     libraries: tuple[tuple[str, Path], ...] = ()
     debug: Path | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class UserProcess:
     plan: ProcessPlan
     lists: StackLists
     interleave: InterleavePlan | None = None
+    own: bool = False
 
     def places(self, name: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
         """The entries and the exits of a place, by its name in recipes.
@@ -87,7 +90,7 @@ def user_process(
             modules=tuple(_identity(module, module.name in wanted) for module in modules),
             lists=lists.plan,
         )
-    return UserProcess(plan, lists, interleave)
+    return UserProcess(plan, lists, interleave, files.own)
 
 
 def _interleave(

@@ -76,6 +76,15 @@ def test_lists_that_could_not_be_read_are_no_verdict() -> None:
     assert interleaved([unread]).classes == {"unreadable": 1}
 
 
+@pytest.mark.parametrize("grandchild", [Generation(), Generation(lists(), None)])
+def test_a_grandchild_that_was_not_followed_to_the_end_is_not_clean(grandchild: Generation) -> None:
+    lost = replace(BOUNDARY, grandchild=grandchild)
+    assert outcome(lost) is None
+    # What was seen to be wrong before it counts all the same.
+    damaged = replace(lost, child=Generation(lists(), lists(joined=True)))
+    assert outcome(damaged) == "damaged"
+
+
 @pytest.fixture
 def runs() -> list[RunRecord]:
     def one(variant: str, found: str) -> RunRecord:

@@ -184,7 +184,7 @@ class Interleaving:
         def is_it(guest: Guest) -> bool:
             return self.process.is_in(guest) and guest.address_space() == space
 
-        looping = []
+        looping = 0
         with _breakpoints(returns):
             for look in range(_LOOKS):
                 with _patience(_BETWEEN_LOOKS if look else _PATIENCE):
@@ -192,10 +192,12 @@ class Interleaving:
                 guest = self._guest()
                 if not is_it(guest):
                     continue
-                if guest.integer(guest.arch.pc) in returns:
+                pc = guest.integer(guest.arch.pc)
+                if pc in returns:
                     return {"entry": entry, "after": self._look(), "hang": None}
-                looping.append(guest.integer(guest.arch.pc))
-                if len(looping) == _LOOPING:
+                # Slow is not looping: only what is found in reclaim's own code counts.
+                looping += min(self._at(self.steer.reclaim)) <= pc <= max(returns)
+                if looping == _LOOPING:
                     return {"entry": entry, "after": None, "hang": self._backtrace()}
         raise NotReached(f"process {space} neither came back from fork nor was found looping")
 
