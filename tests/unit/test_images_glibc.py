@@ -13,6 +13,7 @@ from osvtriage.arch import X86_64
 from osvtriage.images import debian, glibc, suites
 from osvtriage.images.debian import Candidate, Place, SuiteGone
 from osvtriage.images.glibc import sysroot
+from osvtriage.images.places import cache_directory
 from osvtriage.model.errors import ImageError
 
 TRIPLET = "usr/lib/x86_64-linux-gnu"
@@ -26,10 +27,9 @@ AS_NEEDED ( /lib64/ld-linux-x86-64.so.2 ) )
 """
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+@pytest.fixture
+def cache(places: None) -> Path:
+    return cache_directory()
 
 
 class FakeArchive:

@@ -27,26 +27,6 @@ NAME = "debian-bookworm-ppc64le"
 Write = Callable[[str, bytes], Path]
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OSVTRIAGE_DATA", str(tmp_path / "data"))
-
-
-@pytest.fixture
-def store() -> ImageStore:
-    return ImageStore()
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, data: bytes) -> Path:
-        (tmp_path / name).write_bytes(data)
-        return tmp_path / name
-
-    return write_file
-
-
 @pytest.mark.parametrize(
     ("format_", "data"), [("raw", DISK), ("qcow2", osv_files.qcow2())], ids=["raw", "qcow2"]
 )

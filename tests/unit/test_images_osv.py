@@ -19,15 +19,6 @@ STRIPPED = osv_files.loader(symbols=False)
 Write = Callable[[str, bytes], Path]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, data: bytes) -> Path:
-        (tmp_path / name).write_bytes(data)
-        return tmp_path / name
-
-    return write_file
-
-
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

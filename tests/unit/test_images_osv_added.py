@@ -25,26 +25,6 @@ LINE = "--rootfs=rofs /hello"
 Write = Callable[[str, bytes], Path]
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OSVTRIAGE_DATA", str(tmp_path / "data"))
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, data: bytes) -> Path:
-        (tmp_path / name).write_bytes(data)
-        return tmp_path / name
-
-    return write_file
-
-
-@pytest.fixture
-def store() -> ImageStore:
-    return ImageStore()
-
-
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -32,17 +32,6 @@ from osvtriage.symbols.elf import ElfImage
 NAME = "debian-bookworm-ppc64le"
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OSVTRIAGE_DATA", str(tmp_path / "data"))
-
-
-@pytest.fixture
-def store() -> ImageStore:
-    return ImageStore()
-
-
 @pytest.fixture
 def kernel(tmp_path: Path) -> Path:
     path = tmp_path / "vmlinux"

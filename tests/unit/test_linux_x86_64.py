@@ -22,11 +22,6 @@ from osvtriage.symbols.linux_x86_64 import CodeRanges
 TABLES = 0xFFFFFFFF85000000
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-
-
 def opened(directory: Path, kernel: bytes) -> ElfImage:
     path = directory / "vmlinuz"
     path.write_bytes(x86.bzimage(kernel))

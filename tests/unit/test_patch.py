@@ -12,6 +12,7 @@ import pytest
 
 from osvtriage.arch import PPC64LE
 from osvtriage.images.patch import PatchedKernel, patched
+from osvtriage.images.places import cache_directory
 from osvtriage.model.errors import SymbolError
 from osvtriage.recipe.recipe import Patch
 
@@ -38,10 +39,9 @@ RELOAD_OFFSET = 64 + 4 * ppc.SAVE_FPU_RELOAD
 RELOAD_ADDRESS = ppc.TEXT + 4 * ppc.SAVE_FPU_RELOAD
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+@pytest.fixture
+def cache(places: None) -> Path:
+    return cache_directory()
 
 
 def write(tmp_path: Path, **changed: Sequence[int | str]) -> Path:

@@ -21,11 +21,6 @@ from osvtriage.symbols.elf import ElfImage
 KERNEL = x86.elf()
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "cache"))
-
-
 def written(directory: Path, data: bytes) -> Path:
     path = directory / "vmlinuz"
     path.write_bytes(data)
