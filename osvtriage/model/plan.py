@@ -225,8 +225,9 @@ class InterleavePlan:
 
     The thread comes to ``thread`` last of all before it; the section is where it holds the lock of
     the lists. It is held by pointing it to ``spin``, a ``jmp .``. Writing 1 into ``go`` makes
-    another thread fork. Children are looked at from ``reclaim`` to ``returns``. Without
-    ``recovery`` what announces the move is overwritten first.
+    another thread fork. Children are looked at from ``reclaim`` to ``returns``; one that loops in
+    between passes one of the jumps ``turns``. Without ``recovery`` what announces the move is
+    overwritten first.
     """
 
     thread: Place
@@ -234,6 +235,7 @@ class InterleavePlan:
     spin: Place
     reclaim: tuple[Place, ...]
     returns: tuple[Place, ...]
+    turns: tuple[Place, ...]
     recovery: bool
 
 

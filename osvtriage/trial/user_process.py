@@ -103,6 +103,7 @@ def _interleave(
         spin=_spin(modules),
         reclaim=lists.reclaim,
         returns=lists.returns,
+        turns=lists.turns,
         recovery=recovery,
     )
 
