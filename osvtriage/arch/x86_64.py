@@ -146,6 +146,7 @@ X86_64 = Arch(
     stack_pointer="rsp",
     frame_pointer="rbp",
     link_register=None,
+    result="rax",
     # push %rbp; mov %rsp,%rbp
     prologue=((bytes([0x55]), 0), (bytes([0x48, 0x89, 0xE5]), 8)),
     page_tables="cr3",

@@ -129,7 +129,8 @@ class ProbePlan:
     is armed at once. ``callee`` is the function about to be called, where the entries are calls;
     ``exits_at_return`` says that each passage's exit is its own return address. ``fatal``: the
     guest is stopped there for good. ``threads`` says when all threads are listed. The ``places`` of
-    a probe in a user process become addresses when the process is found.
+    a probe in a user process become addresses when the process is found. ``in_child``: the exits
+    are those of fork, they count where it returns 0, and there is no entry.
     """
 
     name: str
@@ -151,6 +152,7 @@ class ProbePlan:
     stack: StackPlan | None = None
     entry_places: tuple[Place, ...] = ()
     exit_places: tuple[Place, ...] = ()
+    in_child: bool = False
     lists: bool = False
 
 
