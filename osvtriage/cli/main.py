@@ -39,6 +39,7 @@ _COMMANDS = {
         "Fork at every instruction of a critical section.",
     ),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
+    "triage": ("osvtriage.cli.triage", "triage", "Say what a guest died of."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),
     "doctor": ("osvtriage.cli.doctor", "doctor", "See what this machine has and what it lacks."),
