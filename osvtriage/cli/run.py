@@ -111,7 +111,7 @@ def run(
     """
     from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
-    from osvtriage.report import lists, live, terminal
+    from osvtriage.report import lists, live, overflow, terminal
     from osvtriage.trial import library
     from osvtriage.trial.request import OwnProgram
     from osvtriage.trial.run import Options
@@ -128,6 +128,7 @@ def run(
             loaded, recipe, Options(accelerator=accelerator, program=own, **chosen), observer
         )
     lists.write_picture(record, directory)
+    overflow.write_picture(record, directory)
     if as_json:
         terminal.print_json(record)
     else:

@@ -32,6 +32,7 @@ from osvtriage.model.boundary import Boundary
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
+from osvtriage.model.overflow import OverflowSeen
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
@@ -62,6 +63,7 @@ class Seen:
     payload: PayloadReport = field(default_factory=PayloadReport)
     pinpoint: Pinpoint | None = None
     boundaries: list[Boundary] = field(default_factory=list)
+    overflow: OverflowSeen | None = None
     # What the symbols do not tell of this guest, a sentence each.
     missing: tuple[str, ...] = ()
     ending: Ending | None = None
