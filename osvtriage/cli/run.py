@@ -68,6 +68,11 @@ from osvtriage.cli.options import (
     "--comm", metavar="NAME", help="The program's name in a guest that has and starts it itself."
 )
 @click.option(
+    "--stacks",
+    is_flag=True,
+    help="See, when the guest switches off, how deep the stacks of its tasks were used (Linux).",
+)
+@click.option(
     "--expect",
     type=click.Choice(["reproduced", "clean"]),
     help="Exit with 0 for this verdict and with 1 for the opposite one.",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from osvtriage.model.verdict import Verdict
-from osvtriage.report import lists, overflow
+from osvtriage.report import lists, overflow, stacks
 from osvtriage.report.printable import one_line, printable
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial.record import (
@@ -70,6 +70,8 @@ def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
         yield from _pinpoint(record.pinpoint)
     if record.overflow is not None:
         yield from overflow.lines(record.overflow)
+    if record.stacks is not None:
+        yield from stacks.of_run(record.stacks, swept=record.overflow is not None)
     yield from _counts(record)
     if record.payload is not None:
         yield from _payload(record.payload, record.agreement)

@@ -14,6 +14,7 @@ from osvtriage.model.decode import decode
 from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Frame
 from osvtriage.model.overflow import Case, CaseSeen, Gate, KernelStack, OverflowPlan, OverflowSeen
+from osvtriage.model.stacks import StacksSeen
 from osvtriage.recipe.recipe import Sweep
 from osvtriage.stimuli import sweep_rsp
 from osvtriage.symbols import accesses
@@ -21,7 +22,7 @@ from osvtriage.symbols.btf import Btf
 from osvtriage.symbols.layout import Sample
 from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.symbols.linux_stacks import stack_bytes
-from osvtriage.trial import identity
+from osvtriage.trial import high_water, identity
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.trial import Trial
 
@@ -79,6 +80,10 @@ class Overflow(Trial):
         code = [Sample("access", site.address, site.size) for site in self._plan.sites]
         for sample in (*self.resolved.samples, *code):
             identity.compare(sample, self._elf, await self._read_sample(sample))
+        if self.request.stacks:
+            await high_water.load(self._elf, self.resolved, self.directory, self._run_in_gdb)
+            answer = await self._answer("python high_water.tasks()", _PREPARING_LIMIT)
+            self.seen.stacks = decode(StacksSeen, answer)
         self._console.send("go")
         await self._run_in_gdb("python from osvtriage.gdb.inside import overflow")
         plans = (str(self.directory / name) for name in ("probes.json", "sweep.json"))

@@ -36,6 +36,7 @@ class Request:
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. Of the boundaries of an interleaving only
     ``boundary`` is forked at, or the first ``limit``. ``program`` takes the payload's place.
+    ``stacks``: the high-water marks of all tasks' stacks are taken.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Request:
     boundary: str | None = None
     limit: int | None = None
     program: OwnProgram | None = None
+    stacks: bool = False
 
 
 class Observer(Protocol):

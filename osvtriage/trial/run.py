@@ -29,11 +29,13 @@ from osvtriage.stimuli import sweep_rsp
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import (
     checking,
+    high_water,
     interruptible,
     library,
     overflow_record,
     record,
     reproducer,
+    stacks_record,
 )
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.judge import Agreement, Judgement, judge
@@ -63,6 +65,7 @@ class Options:
     boundary: str | None = None
     limit: int | None = None
     program: OwnProgram | None = None
+    stacks: bool = False
 
 
 def run(
@@ -152,7 +155,10 @@ class _Work:
             boundary=self.options.boundary,
             limit=self.options.limit,
             program=self.options.program,
+            stacks=self.options.stacks,
         )
+        if request.stacks:
+            high_water.check_system(self.image.system, self.image.name)
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
         kind = Interleaving if self.variant.interleave else Trial
@@ -262,7 +268,8 @@ class _Work:
                 for one in seen.boundaries
             ],
             overflow=overflow_record.made(seen.overflow, self._frame_bytes()),
-            missing=list(seen.missing),
+            stacks=stacks_record.made(seen.stacks),
+            missing=self._missing(),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
             if seen.payload.lines
             else None,
@@ -275,6 +282,13 @@ class _Work:
             seed=self.options.seed,
             started=started.isoformat(timespec="seconds"),
         )
+
+    def _missing(self) -> list[str]:
+        """What this build of the kernel, or this run, does not tell."""
+        seen = self.seen
+        if self.options.stacks and seen.stacks is None and seen.ending is not None:
+            return [*seen.missing, high_water.NOT_SEEN]
+        return list(seen.missing)
 
     def _is_own(self) -> bool:
         """Whether the user changed what runs: the control says nothing of that."""
@@ -412,6 +426,8 @@ def _command(source: str, options: Options) -> str:
         parts += ["--timeout", f"{options.timeout:g}"]
     if options.duration is not None:
         parts += ["--duration", f"{options.duration:g}"]
+    if options.stacks:
+        parts.append("--stacks")
     if options.pinpoint:
         parts += ["--pinpoint", options.pinpoint]
     if (own := options.program) is not None:
