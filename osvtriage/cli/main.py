@@ -38,6 +38,7 @@ _COMMANDS = {
         "interleave",
         "Fork at every instruction of a critical section.",
     ),
+    "stacks": ("osvtriage.cli.stacks", "stacks", "See how deep a guest's stacks are used."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "triage": ("osvtriage.cli.triage", "triage", "Say what a guest died of."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),

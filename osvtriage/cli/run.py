@@ -68,6 +68,11 @@ from osvtriage.cli.options import (
     "--comm", metavar="NAME", help="The program's name in a guest that has and starts it itself."
 )
 @click.option(
+    "--stacks",
+    is_flag=True,
+    help="See, when the guest switches off, how deep the stacks of its tasks were used (Linux).",
+)
+@click.option(
     "--expect",
     type=click.Choice(["reproduced", "clean"]),
     help="Exit with 0 for this verdict and with 1 for the opposite one.",
@@ -111,7 +116,7 @@ def run(
     """
     from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
-    from osvtriage.report import lists, live, terminal
+    from osvtriage.report import lists, live, overflow, terminal
     from osvtriage.trial import library
     from osvtriage.trial.request import OwnProgram
     from osvtriage.trial.run import Options
@@ -128,6 +133,7 @@ def run(
             loaded, recipe, Options(accelerator=accelerator, program=own, **chosen), observer
         )
     lists.write_picture(record, directory)
+    overflow.write_picture(record, directory)
     if as_json:
         terminal.print_json(record)
     else:

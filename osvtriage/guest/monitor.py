@@ -17,6 +17,8 @@ from osvtriage.model.errors import GuestError
 CONNECT_LIMIT = 20.0
 # It answers in a millisecond, and within one emulated instruction where the guest runs.
 ANSWER_LIMIT = 20.0
+# 512 MB are written in 0.5 s; a slow disk may take a hundredfold.
+DUMP_LIMIT = 300.0
 _HINT = "is this machine swapping? qemu.log in the run record has what QEMU said; run it again"
 
 
@@ -91,17 +93,27 @@ class Monitor:
         """Write *size* bytes at the first vCPU's virtual *address* into the file *path*."""
         await self._execute("memsave", {"val": address, "size": size, "filename": str(path)})
 
+    async def dump_memory(self, path: Path) -> None:
+        """Write the guest's physical memory into the file *path*, as an ELF core."""
+        arguments: dict[str, object] = {"paging": False, "protocol": f"file:{path}"}
+        await self._execute("dump-guest-memory", arguments, DUMP_LIMIT)
+
     async def quit(self) -> None:
         """End QEMU."""
         await self._execute("quit")
 
-    async def _execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+    async def _execute(
+        self,
+        command: str,
+        arguments: dict[str, object] | None = None,
+        limit: float = ANSWER_LIMIT,
+    ) -> Any:
         try:
-            async with asyncio.timeout(ANSWER_LIMIT):
+            async with asyncio.timeout(limit):
                 return await self._client.execute(command, arguments)
         except TimeoutError:
             raise GuestError(
-                f"QEMU was asked for {command!r} and did not answer within {ANSWER_LIMIT:g} s",
+                f"QEMU was asked for {command!r} and did not answer within {limit:g} s",
                 _HINT,
             ) from None
         except QMPError as error:

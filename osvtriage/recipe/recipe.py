@@ -203,6 +203,18 @@ class Interleave(Table):
     spin_at: SpinAt | None = None
 
 
+class Sweep(Table):
+    """How a task's stack pointer is moved around the end of its stack, and what is done there.
+
+    ``page_fault`` and ``double_fault`` name the probes where the kernel gives up on either.
+    """
+
+    stimulus: Literal["sweep-rsp"]
+    accesses: tuple[Literal["rep-stos", "push", "call"], ...] = Field(min_length=1)
+    page_fault: Name
+    double_fault: Name
+
+
 class Variant(Table):
     """One way to run the recipe, with the verdict that it must give on a stock image.
 
@@ -210,6 +222,9 @@ class Variant(Table):
 
     With ``interleave`` the workload is steered: a fork at each instruction of a critical section,
     with the children's ``recovery`` left alone or disabled.
+
+    With ``frame_bytes`` the prediction of a sweep takes an exception's frame for so big, in place
+    of the processor's.
 
     ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
     ``needs_symbol`` is only for guests whose kernel has that symbol.
@@ -223,6 +238,7 @@ class Variant(Table):
     append: CommandLine = ""
     needs_symbol: Symbol | None = None
     interleave: Literal["recovery", "recovery-disabled"] | None = None
+    frame_bytes: Annotated[int, Field(gt=0, le=4096)] | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -255,8 +271,9 @@ class Recipe(Table):
     workload: Workload
     matrix: Matrix = Matrix()
     interleave: Interleave | None = None
+    sweep: Sweep | None = None
     probe: tuple[Probe, ...] = Field(min_length=1)
-    check: tuple[Check, ...] = Field(min_length=1)
+    check: tuple[Check, ...] = ()
     patch: tuple[Patch, ...] = ()
     variant: tuple[Variant, ...] = Field(min_length=1)
 
@@ -274,6 +291,7 @@ class Recipe(Table):
         if self.system != "linux" and self.workload.append:
             raise Misplaced("`append` is for linux: an OSv has one line for all", "workload")
         self._probes_are_armed()
+        self._sweep_fits()
         patches = [patch.name for patch in self.patch]
         for index, variant in enumerate(self.variant):
             for number, name in enumerate(variant.patch):
@@ -296,6 +314,27 @@ class Recipe(Table):
                 "variant",
             )
         return self
+
+    def _sweep_fits(self) -> None:
+        if self.sweep is None:
+            if not self.check:
+                raise Misplaced("a recipe needs a [[check]]: what must hold?", "check")
+            for index, variant in enumerate(self.variant):
+                if variant.frame_bytes is not None:
+                    raise Misplaced("`frame_bytes` needs the table [sweep]", "variant", index)
+            return
+        if (self.system, self.arch) != ("linux", "x86_64"):
+            raise Misplaced("[sweep] is for linux on x86_64", "sweep")
+        if self.check:
+            raise Misplaced("a recipe with [sweep] has its own check", "check", 0)
+        probes = {probe.name: probe for probe in self.probe}
+        for key in ("page_fault", "double_fault"):
+            name = getattr(self.sweep, key)
+            if name not in probes:
+                message = f"no [[probe]] is named {name!r}{_near(name, list(probes))}"
+                raise Misplaced(message, "sweep", key)
+            if probes[name].function is None:
+                raise Misplaced(f"probe {name!r} must be at a `function`", "sweep", key)
 
     def _probes_are_armed(self) -> None:
         names = [probe.name for probe in self.probe]

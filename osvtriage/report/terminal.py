@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from osvtriage.model.verdict import Verdict
-from osvtriage.report import lists
+from osvtriage.report import lists, overflow, stacks
 from osvtriage.report.printable import one_line, printable
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial.record import (
@@ -68,6 +68,10 @@ def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     yield from _findings(record.findings)
     if record.pinpoint is not None:
         yield from _pinpoint(record.pinpoint)
+    if record.overflow is not None:
+        yield from overflow.lines(record.overflow)
+    if record.stacks is not None:
+        yield from stacks.of_run(record.stacks, swept=record.overflow is not None)
     yield from _counts(record)
     if record.payload is not None:
         yield from _payload(record.payload, record.agreement)
@@ -172,7 +176,9 @@ def _values(finding: FindingRecord) -> Iterator[Text]:
     for name, expected in list(finding.expected.items())[:_SHOWN_REGISTERS]:
         seen = finding.seen.get(name, "")
         label = f"{name} (f0 is the left half)" if name == "vs0" else name
-        yield Text(f"  {'memory  ' if finding.check in _OF_MEMORY else 'register'}  {label}")
+        what = "memory  " if finding.check in _OF_MEMORY else "register"
+        what = "case    " if finding.check == "stack-overflow" else what
+        yield Text(f"  {what}  {label}")
         yield Text("  expected  ").append(_halves(expected), "green")
         yield Text("  seen      ").append(_halves(seen), "bold red")
     if others := list(finding.expected)[_SHOWN_REGISTERS:]:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from osvtriage.images import atomic
 from osvtriage.model.errors import UsageError
 from osvtriage.model.verdict import Verdict
+from osvtriage.trial.overflow_record import OverflowRecord
+from osvtriage.trial.stacks_record import StacksRecord
 
 SCHEMA: Literal["osvtriage.run/1"] = "osvtriage.run/1"
 FILE = "run.json"
@@ -243,6 +245,8 @@ class RunRecord(_Object):
     findings: list[FindingRecord]
     pinpoint: PinpointRecord | None = None
     boundaries: list[BoundaryRecord] = []
+    overflow: OverflowRecord | None = None
+    stacks: StacksRecord | None = None
     missing: list[str] = []
     payload: PayloadRecord | None
     agreement: Literal["agree", "differ", "not-applicable"]

@@ -48,6 +48,7 @@ class Request:
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. ``program`` takes the payload's place.
+    ``stacks``: the high-water marks of all tasks' stacks are taken.
     """
 
     recipe: Recipe
@@ -63,6 +64,7 @@ class Request:
     pinpoint: str | None = None
     steering: Steering = WHOLE
     program: OwnProgram | None = None
+    stacks: bool = False
 
 
 class Observer(Protocol):

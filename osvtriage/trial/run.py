@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from osvtriage.arch.x86_exceptions import FRAME_BYTES
 from osvtriage.checks.interleave import interleaved, outcome
+from osvtriage.checks.overflow import overflowed
 from osvtriage.consoles.payload import PayloadReport
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
@@ -23,10 +25,21 @@ from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe, Variant
+from osvtriage.stimuli import sweep_rsp
 from osvtriage.systems import SYSTEMS
-from osvtriage.trial import checking, interruptible, library, record, reproducer
+from osvtriage.trial import (
+    checking,
+    high_water,
+    interruptible,
+    library,
+    overflow_record,
+    record,
+    reproducer,
+    stacks_record,
+)
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.judge import Agreement, Judgement, judge
+from osvtriage.trial.overflow import Overflow
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
@@ -51,6 +64,7 @@ class Options:
     pinpoint: str | None = None
     steering: Steering = WHOLE
     program: OwnProgram | None = None
+    stacks: bool = False
 
 
 def run(
@@ -139,10 +153,14 @@ class _Work:
             pinpoint=self.options.pinpoint,
             steering=self.options.steering,
             program=self.options.program,
+            stacks=self.options.stacks,
         )
+        if request.stacks:
+            high_water.check_system(self.image.system, self.image.name)
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
         kind = Interleaving if self.variant.interleave else Trial
+        kind = Overflow if self.recipe.sweep else kind
         trial = kind(request, self.prepared, directory, observer, self.seen)
         try:
             interruptible.run(trial.run())
@@ -151,6 +169,10 @@ class _Work:
         if self.variant.interleave:
             observer.phase("check", f"{len(self.seen.boundaries)} boundaries")
             self.results = [interleaved(self.seen.boundaries)]
+            return
+        if self.seen.overflow is not None:
+            observer.phase("check", f"{len(self.seen.overflow.cases)} accesses")
+            self.results = [overflowed(self.seen.overflow, self._frame_bytes())]
             return
         observer.phase("check", f"{len(self.seen.events)} events")
         self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
@@ -164,8 +186,9 @@ class _Work:
         with (directory / "boundaries.jsonl").open("w", encoding="utf-8") as file:
             for boundary in self.seen.boundaries:
                 file.write(json.dumps(asdict(boundary)) + "\n")
-        # Plain gdb cannot steer a fork: the command repeats it.
-        if trial.resolved is not None and not self.variant.interleave:
+        # Plain gdb cannot steer a fork or move a stack pointer: the command repeats it.
+        steered = self.variant.interleave or self.recipe.sweep
+        if trial.resolved is not None and not steered:
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
@@ -243,7 +266,9 @@ class _Work:
                 )
                 for one in seen.boundaries
             ],
-            missing=list(seen.missing),
+            overflow=overflow_record.made(seen.overflow, self._frame_bytes()),
+            stacks=stacks_record.made(seen.stacks),
+            missing=self._missing(),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
             if seen.payload.lines
             else None,
@@ -257,6 +282,13 @@ class _Work:
             started=started.isoformat(timespec="seconds"),
         )
 
+    def _missing(self) -> list[str]:
+        """What this build of the kernel, or this run, does not tell."""
+        seen = self.seen
+        if self.options.stacks and seen.stacks is None and seen.ending is not None:
+            return [*seen.missing, high_water.NOT_SEEN]
+        return list(seen.missing)
+
     def _is_own(self) -> bool:
         """Whether the user changed what runs: the control says nothing of that."""
         chosen = self.options
@@ -265,12 +297,23 @@ class _Work:
 
     def _checked_probes(self) -> list[str]:
         """The probe of each check, in their order."""
-        if self.variant.interleave:
+        if self.variant.interleave or self.recipe.sweep:
             return [""]
         return [str(table.parameters.get("probe", "")) for table in self.recipe.check]
 
+    def _frame_bytes(self) -> int:
+        """The exception frame's size that a sweep is predicted by."""
+        return self.variant.frame_bytes or FRAME_BYTES
+
     def _interventions(self) -> list[record.InterventionRecord]:
         """What osvtriage did to the guest, beside stopping it."""
+        if (sweep := self.seen.overflow) is not None:
+            return [
+                record.InterventionRecord(
+                    stimulus=stimulus, thread=f"{sweep.comm}, pid {sweep.pid}", what=what
+                )
+                for stimulus, what in sweep_rsp.told(len(sweep.cases), sweep.sites)
+            ]
         painted = [probe.name for probe in self.recipe.probe if probe.stack]
         steered = [
             record.InterventionRecord(stimulus=stimulus, thread=None, what=what)
@@ -391,6 +434,8 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
         parts += ["--timeout", f"{options.timeout:g}"]
     if options.duration is not None:
         parts += ["--duration", f"{options.duration:g}"]
+    if options.stacks:
+        parts.append("--stacks")
     if options.pinpoint:
         parts += ["--pinpoint", options.pinpoint]
     if (own := options.program) is not None:

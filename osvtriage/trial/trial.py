@@ -21,6 +21,7 @@ from osvtriage.gdb.inside import (
     FATAL,
     PINPOINT_PREFIX,
     REFUSAL_PREFIX,
+    STACKS_PREFIX,
     STEP,
 )
 from osvtriage.gdb.session import MiSession
@@ -32,10 +33,12 @@ from osvtriage.model.boundary import Boundary
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
+from osvtriage.model.overflow import OverflowSeen
+from osvtriage.model.stacks import StacksSeen
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
-from osvtriage.trial import identity, pinpoint
+from osvtriage.trial import high_water, identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared
@@ -62,6 +65,8 @@ class Seen:
     payload: PayloadReport = field(default_factory=PayloadReport)
     pinpoint: Pinpoint | None = None
     boundaries: list[Boundary] = field(default_factory=list)
+    overflow: OverflowSeen | None = None
+    stacks: StacksSeen | None = None
     # What the symbols do not tell of this guest, a sentence each.
     missing: tuple[str, ...] = ()
     ending: Ending | None = None
@@ -252,6 +257,8 @@ class Trial:
         for sample in (*self.resolved.samples, *patched):
             identity.compare(sample, self._elf, await self._read_sample(sample))
         await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
+        if self.request.stacks:
+            await high_water.arm(self._elf, self.resolved, self.directory, self._run_in_gdb)
         await self._ask("-exec-continue")
         if self.prepared.waits:
             self._console.send("go")
@@ -397,6 +404,8 @@ class Trial:
             found = json.loads(text[len(PINPOINT_PREFIX) :])
             self.seen.pinpoint = pinpoint.read(found, self._elf)
             self._tell(found)
+        elif text.startswith(STACKS_PREFIX):
+            self.seen.stacks = decode(StacksSeen, json.loads(text[len(STACKS_PREFIX) :]))
         elif text.startswith(ANSWER_PREFIX):
             self._tell(json.loads(text[len(ANSWER_PREFIX) :]))
         elif text.startswith("GNU gdb"):

@@ -6,6 +6,7 @@ FAILURE_PREFIX = "osvtriage-failure "
 PINPOINT_PREFIX = "osvtriage-pinpoint "
 ANSWER_PREFIX = "osvtriage-answer "
 REFUSAL_PREFIX = "osvtriage-refusal "
+STACKS_PREFIX = "osvtriage-stacks "
 
 # Why the guest stays stopped after an event: to be stepped through a span, or for good.
 STEP = "step"
