@@ -60,6 +60,8 @@ class Arch:
     stack_pointer: str
     frame_pointer: str | None
     link_register: str | None
+    # Where a function's result is when it returns.
+    result: str
     # How functions begin to make a frame: where the return address is above the stack pointer, by
     # the code that comes next.
     prologue: tuple[tuple[bytes, int], ...]

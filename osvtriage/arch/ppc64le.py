@@ -110,6 +110,7 @@ PPC64LE = Arch(
     stack_pointer="r1",
     frame_pointer=None,
     link_register="lr",
+    result="r3",
     prologue=(),
     page_tables=None,
     user_mode=("msr", _MSR_BITS["PR"]),

@@ -13,15 +13,13 @@ _FPU = (
     *("mxcsr", "fcw", "fsw", "ftw"),
 )
 
+_GENERAL = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
+    *(f"r{n}" for n in range(8, 16)),
+)
+
 _WORDS = {
-    **{
-        name: Word(64, name)
-        for name in (
-            *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
-            *(f"r{n}" for n in range(8, 16)),
-            *("fs_base", "gs_base", "k_gs_base"),
-        )
-    },
+    **{name: Word(64, name) for name in (*_GENERAL, "fs_base", "gs_base", "k_gs_base")},
     **{f"xmm{n}": Word(128, f"xmm{n}", "v4_int32") for n in range(16)},
     # The upper halves of YMM: QEMU's stub has none (7.2 and 10.0).
     **{f"ymm{n}h": Word(128, f"ymm{n}h", monitor=True, optional=True) for n in range(16)},
@@ -62,7 +60,7 @@ _TRAPS = {
 
 # target/i386/cpu-dump.c, x86_cpu_dump_state().
 _CPU = re.compile(r"^CPU#(\d+)\s*$", re.MULTILINE)
-_GENERAL = re.compile(r"\b(R[A-Z0-9]{1,2}|RIP|CR[0234])\s*=([0-9a-f]{8,16})\b")
+_GENERAL_DUMP = re.compile(r"\b(R[A-Z0-9]{1,2}|RIP|CR[0234])\s*=([0-9a-f]{8,16})\b")
 _CONTROL = re.compile(r"\b(FCW|FSW|FTW|MXCSR)=([0-9a-f]+)")
 _X87 = re.compile(r"\bFPR(\d)=([0-9a-f]{16}) ([0-9a-f]{4})")
 _VECTOR = re.compile(r"\b([XYZ])MM(\d\d)=((?:[0-9a-f]{16} ?)+)")
@@ -83,7 +81,7 @@ def monitor_registers(text: str) -> dict[int, dict[str, str]]:
 
 
 def _one_cpu(dump: str) -> dict[str, str]:
-    found = {name.lower(): digits for name, digits in _GENERAL.findall(dump)}
+    found = {name.lower(): digits for name, digits in _GENERAL_DUMP.findall(dump)}
     if "rip" in found:
         found["pc"] = found.pop("rip")
     if base := _FS.search(dump):
@@ -138,7 +136,7 @@ X86_64 = Arch(
     capstone=("X86", ("64",)),
     instruction_bytes=None,
     words=_WORDS,
-    groups={"fpu": _FPU},
+    groups={"fpu": _FPU, "general": _GENERAL},
     # Intel SDM, volume 1: MXCSR's exception flags (10.2.3); FSW's, with stack fault, error summary
     # and busy (8.1.3).
     sticky={"mxcsr": 0x3F, "fsw": 0x80FF},
@@ -148,6 +146,7 @@ X86_64 = Arch(
     stack_pointer="rsp",
     frame_pointer="rbp",
     link_register=None,
+    result="rax",
     # push %rbp; mov %rsp,%rbp
     prologue=((bytes([0x55]), 0), (bytes([0x48, 0x89, 0xE5]), 8)),
     page_tables="cr3",

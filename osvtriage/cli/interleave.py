@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from osvtriage.cli.options import guest_options, json_option, recipe_argument
+from osvtriage.cli.options import guest_options, json_option, recipe_argument, records_option
 
 
 @click.command()
@@ -27,22 +27,38 @@ from osvtriage.cli.options import guest_options, json_option, recipe_argument
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N boundaries."
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Take over what an interrupted interleave of the same guest has done.",
+)
+@click.option(
+    "--spin-at",
+    metavar="[LIBRARY:]ADDRESS",
+    help="Hold the thread at this `jmp .` of the program's or a library's file.",
+)
 @guest_options
 @json_option
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where the run records go, one directory a mode.",
-)
+@records_option
 def interleave(
-    recipe: str, mode: str, as_json: bool, out: Path | None, accelerator: Any, **chosen: Any
+    recipe: str,
+    mode: str,
+    boundary: str | None,
+    limit: int | None,
+    resume: bool,
+    spin_at: str | None,
+    as_json: bool,
+    out: Path | None,
+    accelerator: Any,
+    **chosen: Any,
 ) -> int:
     """Fork while another thread is at each instruction of its critical section.
 
     Every boundary starts from one snapshot of one guest: a thread is held exactly there while
     another forks, and child and grandchild are followed. The table says what became of them:
     clean, repaired, damaged or hang.
+
+    What is done is kept until all is: after an interruption --resume goes on with the rest.
 
     Exit status: that of `run` for the mode with recovery, where it is among those done.
 
@@ -55,6 +71,7 @@ def interleave(
     from osvtriage.model.errors import UsageError
     from osvtriage.report import boundaries, lists, live, terminal
     from osvtriage.trial import library
+    from osvtriage.trial.request import Steering
     from osvtriage.trial.run import Options
     from osvtriage.trial.run import run as run_recipe
 
@@ -67,6 +84,8 @@ def interleave(
             f"recipe {loaded.name} has no variant that interleaves",
             "glibc-reclaim-stacks has; `osvtriage recipes show NAME` lists a recipe's variants",
         )
+    if spin_at is not None:
+        loaded = loaded.holding_at(spin_at)
     done = []
     with live.observer(quiet=as_json) as observer:
         for variant in variants:
@@ -74,6 +93,7 @@ def interleave(
                 variant=variant.name,
                 accelerator=accelerator,
                 out=out / variant.name if out else None,
+                steering=Steering(boundary, limit, resume),
                 **chosen,
             )
             done.append(run_recipe(loaded, recipe, options, observer))

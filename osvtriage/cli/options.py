@@ -70,6 +70,12 @@ def complete_register(
 
 
 recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=complete_recipe)
+records_option = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the run records go, one directory a variant.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

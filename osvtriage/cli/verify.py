@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from osvtriage.cli.options import complete_variant, guest_options, json_option, recipe_argument
+from osvtriage.cli.options import (
+    complete_variant,
+    guest_options,
+    json_option,
+    recipe_argument,
+    records_option,
+)
 
 
 @click.command()
@@ -22,12 +28,7 @@ from osvtriage.cli.options import complete_variant, guest_options, json_option, 
 )
 @guest_options
 @json_option
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where the run records go, one directory a variant.",
-)
+@records_option
 def verify(
     recipe: str,
     variants: tuple[str, ...],

@@ -23,7 +23,8 @@ class Generation:
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """The thread is about to execute ``instruction`` at ``address``, for the ``nth`` time after the
-    first. ``line`` is the source's, where it is known."""
+    first. ``line`` is the source's, where it is known; ``resumed`` says that an earlier run of the
+    same guest and program looked at it, which was interrupted."""
 
     address: str
     nth: int
@@ -33,3 +34,4 @@ class Boundary:
     parent: ListsSnapshot | None
     child: Generation
     grandchild: Generation = field(default_factory=Generation)
+    resumed: bool = False

@@ -129,7 +129,8 @@ class ProbePlan:
     is armed at once. ``callee`` is the function about to be called, where the entries are calls;
     ``exits_at_return`` says that each passage's exit is its own return address. ``fatal``: the
     guest is stopped there for good. ``threads`` says when all threads are listed. The ``places`` of
-    a probe in a user process become addresses when the process is found.
+    a probe in a user process become addresses when the process is found. ``in_child``: the exits
+    are those of fork, they count where it returns 0, and there is no entry.
     """
 
     name: str
@@ -151,6 +152,7 @@ class ProbePlan:
     stack: StackPlan | None = None
     entry_places: tuple[Place, ...] = ()
     exit_places: tuple[Place, ...] = ()
+    in_child: bool = False
     lists: bool = False
 
 
@@ -225,8 +227,9 @@ class InterleavePlan:
 
     The thread comes to ``thread`` last of all before it; the section is where it holds the lock of
     the lists. It is held by pointing it to ``spin``, a ``jmp .``. Writing 1 into ``go`` makes
-    another thread fork. Children are looked at from ``reclaim`` to ``returns``. Without
-    ``recovery`` what announces the move is overwritten first.
+    another thread fork. Children are looked at from ``reclaim`` to ``returns``; one that loops in
+    between passes one of the jumps ``turns``. Without ``recovery`` what announces the move is
+    overwritten first.
     """
 
     thread: Place
@@ -234,6 +237,7 @@ class InterleavePlan:
     spin: Place
     reclaim: tuple[Place, ...]
     returns: tuple[Place, ...]
+    turns: tuple[Place, ...]
     recovery: bool
 
 

@@ -14,11 +14,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from osvtriage.model.errors import UsageError
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.tomlfile import Misplaced
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z_.$][A-Za-z0-9_.$]*$", max_length=200)]
+
+# An address in the program's file, or in that of a library: 0x1234, libc.so.6:0x1234.
+_SPIN_AT = r"^([^:/]+:)?0x[0-9a-f]{1,16}$"
+SpinAt = Annotated[str, Field(pattern=_SPIN_AT, max_length=200)]
 
 CommandLine = Annotated[str, Field(max_length=1024, pattern=r"^[ -~]*$")]
 
@@ -189,11 +194,13 @@ class Interleave(Table):
 
     The section is where the thread holds the lock of glibc's stack lists. ``thread`` is the
     function of the program that it comes to last of all before; writing 1 into the variable ``go``
-    makes another thread fork.
+    makes another thread fork. The thread is held at ``spin_at``, where a `jmp .` is: an address in
+    the program's file, or ``LIBRARY:ADDRESS``; without it one is looked for.
     """
 
     thread: Symbol
     go: Symbol
+    spin_at: SpinAt | None = None
 
 
 class Sweep(Table):
@@ -351,6 +358,21 @@ class Recipe(Table):
     def get_variant(self, name: str) -> Variant | None:
         """The variant of that name."""
         return next((variant for variant in self.variant if variant.name == name), None)
+
+    def holding_at(self, place: str) -> Recipe:
+        """The recipe with another ``spin_at``.
+
+        Raises:
+            UsageError: *place* is none.
+        """
+        if re.match(_SPIN_AT, place) is None:
+            raise UsageError(
+                f"{place!r} is no place to hold a thread at",
+                "an address in the program's file, 0x1234, or in a library's, libc.so.6:0x1234",
+            )
+        assert self.interleave is not None
+        held = self.interleave.model_copy(update={"spin_at": place})
+        return self.model_copy(update={"interleave": held})
 
 
 def _near(name: str, names: Sequence[str]) -> str:

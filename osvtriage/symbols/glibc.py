@@ -9,7 +9,7 @@ libthread_db lead to.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +48,15 @@ class StackLists:
     """The lists, and where a child repairs them after a fork.
 
     ``reclaim`` are the entries of the repair in the child, ``returns`` the `ret` instructions of
-    the function that it is in; both are empty where this glibc needs a debug file to tell and there
-    is none: ``missing`` says which.
+    the function that it is in, ``turns`` the jumps in it that go back: what loops passes one of
+    them again and again. ``reclaim`` is empty where this glibc needs a debug file to tell where it
+    is and there is none: ``missing`` says which, and all that is known is where fork returns.
     """
 
     plan: ProcessListsPlan
     reclaim: tuple[Place, ...] = ()
     returns: tuple[Place, ...] = ()
+    turns: tuple[Place, ...] = ()
     missing: str | None = None
 
 
@@ -64,17 +66,33 @@ def stack_lists(modules: Sequence[Module]) -> StackLists:
     Raises:
         SymbolError: none of them has the lists, or what tells where its members are.
     """
-    reclaim, returns, missing = _reclaim(modules)
-    return StackLists(
-        plan=ProcessListsPlan(
-            heads=_heads(modules),
-            list_offset=_descriptor(modules, "_thread_db_pthread_list"),
-            tid_offset=_descriptor(modules, "_thread_db_pthread_tid"),
-        ),
-        reclaim=reclaim,
-        returns=returns,
-        missing=missing,
+    plan = ProcessListsPlan(
+        heads=_heads(modules),
+        list_offset=_descriptor(modules, "_thread_db_pthread_list"),
+        tid_offset=_descriptor(modules, "_thread_db_pthread_tid"),
     )
+    for module in modules:
+        if (symbol := module.symbol("__reclaim_stacks")) is not None:
+            entry = Place(module.name, symbol.address)
+            return StackLists(plan, (entry,), *_ways_on(module, symbol))
+    for module in modules:
+        if (fork := module.symbol("__libc_fork")) is not None:
+            return _inlined(plan, module, fork)
+    return StackLists(plan, missing="no fork in the process's files")
+
+
+def _inlined(plan: ProcessListsPlan, module: Module, fork: Symbol) -> StackLists:
+    returns, turns = _ways_on(module, fork)
+    if module.debug is None:
+        sentence = (
+            f"the debug file of {module.elf.path} is missing: only it tells where reclaim is "
+            "inlined into fork; on Debian it is in the package libc6-dbg of that version"
+        )
+        return StackLists(plan, (), returns, turns, sentence)
+    with Types(module.debug.path, fork.address) as types:
+        entries = types.inlined("reclaim_stacks")
+    places = tuple(Place(module.name, entry) for entry in entries)
+    return StackLists(plan, places, returns, turns)
 
 
 def _heads(modules: Sequence[Module]) -> ListHeads:
@@ -144,38 +162,23 @@ def _find(modules: Sequence[Module], name: str) -> Place | None:
     return None
 
 
-def _reclaim(
-    modules: Sequence[Module],
-) -> tuple[tuple[Place, ...], tuple[Place, ...], str | None]:
-    """Where the child's repair is entered and left: a function, or inlined into fork."""
-    for module in modules:
-        if (symbol := module.symbol("__reclaim_stacks")) is not None:
-            return (
-                (Place(module.name, symbol.address),),
-                tuple(_returns(module, symbol)),
-                None,
-            )
-    for module in modules:
-        if (fork := module.symbol("__libc_fork")) is None:
-            continue
-        if module.debug is None:
-            sentence = (
-                f"the debug file of {module.elf.path} is missing: only it tells where reclaim is "
-                "inlined into fork; on Debian it is in the package libc6-dbg of that version"
-            )
-            return (), (), sentence
-        with Types(module.debug.path, fork.address) as types:
-            entries = types.inlined("reclaim_stacks")
-        places = tuple(Place(module.name, entry) for entry in entries)
-        return places, tuple(_returns(module, fork)), None
-    return (), (), "no fork in the process's files"
-
-
-def _returns(module: Module, symbol: Symbol) -> Iterator[Place]:
+def _ways_on(module: Module, symbol: Symbol) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """The `ret` instructions of a function, and its jumps that go back."""
     code = module.elf.read(symbol.address, symbol.size)
-    for instruction in disassembly.disassemble(module.elf.arch, code, symbol.address):
-        if instruction.mnemonic == "ret":
-            yield Place(module.name, instruction.address)
+    listed = disassembly.disassemble(module.elf.arch, code, symbol.address)
+    returns = [item.address for item in listed if item.mnemonic == "ret"]
+    turns = [item.address for item in listed if _goes_back(item, symbol.address)]
+    return (
+        tuple(Place(module.name, address) for address in returns),
+        tuple(Place(module.name, address) for address in turns),
+    )
+
+
+def _goes_back(item: disassembly.Instruction, first: int) -> bool:
+    mnemonic, _, target = item.text.partition(" ")
+    if not (mnemonic.startswith("j") and target.startswith("0x")):
+        return False
+    return first <= int(target, 16) <= item.address
 
 
 def debug_file(elf: ElfImage, directory: Path) -> Path | None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 # <elf.h>: keys of the auxiliary vector, types of program headers, tags of the dynamic section.
 AT_PHDR, AT_PHENT, AT_PHNUM = 3, 4, 5
-_PT_DYNAMIC, _PT_PHDR = 2, 6
+_PT_LOAD, _PT_DYNAMIC, _PT_PHDR = 1, 2, 6
 _DT_NULL, _DT_DEBUG = 0, 21
 
-_PHDR_BYTES = 56
+_EHDR_BYTES, _PHDR_BYTES = 64, 56
 # Bounds for what a damaged or half-made process says of itself.
 _MOST_HEADERS = 64
 _MOST_TAGS = 256
@@ -60,16 +60,33 @@ def loaded(read: Read, auxiliary: dict[int, int]) -> list[Loaded]:
         ValueError: the program's headers cannot be read.
     """
     headers = _program_headers(read, auxiliary)
-    at = dict(headers)
-    base = auxiliary[AT_PHDR] - at[_PT_PHDR] if _PT_PHDR in at else 0
+    base = auxiliary[AT_PHDR] - _own_address(headers)
     program = Loaded("", base)
-    if _PT_DYNAMIC not in at:
+    dynamic = next((address for kind, _, address in headers if kind == _PT_DYNAMIC), None)
+    if dynamic is None:
         return [program]
-    return [program, *_link_map(read, base + at[_PT_DYNAMIC])]
+    return [program, *_link_map(read, base + dynamic)]
 
 
-def _program_headers(read: Read, auxiliary: dict[int, int]) -> list[tuple[int, int]]:
-    """Type and address of each program header."""
+def _own_address(headers: list[tuple[int, int, int]]) -> int:
+    """Where the program headers are by the file's own addresses.
+
+    Static programs have no PT_PHDR that says it; linkers put the headers behind the ELF header.
+
+    Raises:
+        ValueError: the headers do not tell.
+    """
+    for kind, _, address in headers:
+        if kind == _PT_PHDR:
+            return address
+    for kind, offset, address in headers:
+        if kind == _PT_LOAD and offset == 0:
+            return address + _EHDR_BYTES
+    raise ValueError("no program header says where the file's beginning is loaded")
+
+
+def _program_headers(read: Read, auxiliary: dict[int, int]) -> list[tuple[int, int, int]]:
+    """Type, offset in the file and address of each program header."""
     count = min(auxiliary.get(AT_PHNUM, 0), _MOST_HEADERS)
     if AT_PHDR not in auxiliary or auxiliary.get(AT_PHENT) != _PHDR_BYTES or not count:
         raise ValueError("the process has no program headers in its auxiliary vector")
@@ -77,7 +94,10 @@ def _program_headers(read: Read, auxiliary: dict[int, int]) -> list[tuple[int, i
     if raw is None:
         raise ValueError(f"the program headers at {auxiliary[AT_PHDR]:#x} cannot be read")
     # p_type, p_flags, p_offset, p_vaddr, …
-    return [(kind, address) for kind, _, _, address, *_ in struct.iter_unpack("<IIQQQQQQ", raw)]
+    return [
+        (kind, offset, address)
+        for kind, _, offset, address, *_ in struct.iter_unpack("<IIQQQQQQ", raw)
+    ]
 
 
 def _link_map(read: Read, dynamic: int) -> list[Loaded]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from osvtriage.images.places import cache_directory
 from osvtriage.images.record import Disk, file_sha256
 from osvtriage.model.boundary import Boundary, Generation
 from osvtriage.model.decode import decode
@@ -17,6 +21,7 @@ from osvtriage.symbols import disassembly
 from osvtriage.symbols.dwarf import lines
 from osvtriage.symbols.glibc import Module
 from osvtriage.trial import identity
+from osvtriage.trial.journal import Journal
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.trial import Trial
 from osvtriage.trial.user_process import open_modules
@@ -65,12 +70,37 @@ class Interleaving(Trial):
             modules = list(open_modules(self.prepared.files, self.prepared.arch, opened))
             wanted = self._wanted(modules)
             self.observer.phase("workload", f"{len(wanted)} boundaries, a fork at each")
-            for number, (pc, nth) in enumerate(wanted, 1):
-                self.observer.phase("boundary", f"{number} of {len(wanted)}, {pc:#x}")
-                line = f"python interleave.replay({pc}, {nth})"
-                answer = await self._answer(line, _BOUNDARY_LIMIT)
-                self.seen.boundaries.append(self._boundary(pc, nth, answer, modules))
+            journal = Journal(self._journal_path(), resume=self.request.steering.resume)
+            with journal:
+                for number, (pc, nth) in enumerate(wanted, 1):
+                    name, *_ = self._described(pc, modules)
+                    boundary = journal.done.get((name, nth))
+                    told = f"{number} of {len(wanted)}, {name}"
+                    self.observer.phase("boundary", f"{told}, done before" if boundary else told)
+                    if boundary is None:
+                        line = f"python interleave.replay({pc}, {nth})"
+                        answer = await self._answer(line, _BOUNDARY_LIMIT)
+                        boundary = self._boundary(pc, nth, answer, modules)
+                        journal.add(boundary)
+                    self.seen.boundaries.append(boundary)
+                journal.remove()
         self._watch.end(Ending(True, "every boundary was forked at", endless=True))
+
+    def _journal_path(self) -> Path:
+        """A name for everything that the outcome of a boundary hangs on."""
+        assert self.resolved is not None
+        assert self.resolved.plan.process is not None
+        files = {one.name: one.build_id for one in self.resolved.plan.process.modules}
+        parts = (
+            self.request.recipe.model_dump(mode="json"),
+            self.request.variant.name,
+            self.prepared.kernel.sha256,
+            self.prepared.boot.append,
+            self.prepared.boot.smp,
+            files,
+        )
+        told = json.dumps(parts, sort_keys=True).encode()
+        return cache_directory() / "interleavings" / f"{hashlib.sha256(told).hexdigest()}.jsonl"
 
     def _wanted(self, modules: list[Module]) -> list[tuple[int, int]]:
         """The boundaries to fork at.
@@ -78,16 +108,17 @@ class Interleaving(Trial):
         Raises:
             UsageError: the one that is asked for is none.
         """
-        if self.request.boundary is None:
-            return self._boundaries[: self.request.limit]
+        steering = self.request.steering
+        if steering.boundary is None:
+            return self._boundaries[: steering.limit]
         named = {
             f"{self._described(pc, modules)[0]}:{nth}": (pc, nth) for pc, nth in self._boundaries
         }
-        name, _, nth = self.request.boundary.partition(":")
+        name, _, nth = steering.boundary.partition(":")
         found = named.get(f"{name}:{nth or 0}")
         if found is None:
             raise UsageError(
-                f"there is no boundary {self.request.boundary!r} in the critical section",
+                f"there is no boundary {steering.boundary!r} in the critical section",
                 f"there are: {', '.join(key.removesuffix(':0') for key in named)}",
             )
         return [found]

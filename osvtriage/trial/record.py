@@ -183,6 +183,7 @@ class BoundaryRecord(_Object):
     instruction: str | None
     line: str | None
     outcome: Literal["clean", "repaired", "damaged", "hang", "unreadable"]
+    resumed: bool = False
 
 
 class CheckRecord(_Object):

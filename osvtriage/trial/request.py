@@ -29,13 +29,25 @@ class OwnProgram:
 
 
 @dataclass(frozen=True, slots=True)
+class Steering:
+    """What of an interleaving is done: all boundaries, or the one called ``boundary``, or the first
+    ``limit``. ``resume``: those that an interrupted run has done are not done again."""
+
+    boundary: str | None = None
+    limit: int | None = None
+    resume: bool = False
+
+
+WHOLE = Steering()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
 
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
-    register whose clobber is looked for by stepping. Of the boundaries of an interleaving only
-    ``boundary`` is forked at, or the first ``limit``. ``program`` takes the payload's place.
+    register whose clobber is looked for by stepping. ``program`` takes the payload's place.
     ``stacks``: the high-water marks of all tasks' stacks are taken.
     """
 
@@ -50,8 +62,7 @@ class Request:
     seed: int = 1
     duration: float | None = None
     pinpoint: str | None = None
-    boundary: str | None = None
-    limit: int | None = None
+    steering: Steering = WHOLE
     program: OwnProgram | None = None
     stacks: bool = False
 

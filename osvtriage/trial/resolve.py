@@ -159,11 +159,11 @@ def _probe(probe: Probe, kernel: _Kernel, notes: dict[str, str]) -> ProbePlan | 
     _known(f"probe {probe.name!r}", "register", registers, elf.arch.words)
     _known(f"probe {probe.name!r}", "field", probe.fields, layout.fields)
     if probe.place is not None:
-        return _in_process(probe, kernel)
+        return _in_process(probe, kernel, notes)
     place = (
         _at_calls(probe, elf, calls) if probe.call is not None else _at_function(probe, elf, calls)
     )
-    if place is None and probe.call is not None and probe.call.or_function:
+    if place is None and probe.call and probe.call.or_function and elf.has_symbol(probe.call.to):
         # The exact name: a part that the compiler split off is not entered by a call.
         symbol = elf.symbol(probe.call.to)
         place = _Place((symbol.entry,), (), at_return=True)
@@ -197,7 +197,7 @@ def _probe(probe: Probe, kernel: _Kernel, notes: dict[str, str]) -> ProbePlan | 
     )
 
 
-def _in_process(probe: Probe, kernel: _Kernel) -> ProbePlan:
+def _in_process(probe: Probe, kernel: _Kernel, notes: dict[str, str]) -> ProbePlan:
     assert probe.place is not None
     if kernel.process is None:
         raise SymbolError(
@@ -205,6 +205,10 @@ def _in_process(probe: Probe, kernel: _Kernel) -> ProbePlan:
             "give the recipe a payload, or --program",
         )
     entries, exits = kernel.process.places(probe.place)
+    if not entries:
+        notes[probe.name] = (
+            f"looked at only where fork returns in the child: {kernel.process.lists.missing}"
+        )
     return ProbePlan(
         name=probe.name,
         symbol=probe.place,
@@ -217,6 +221,7 @@ def _in_process(probe: Probe, kernel: _Kernel) -> ProbePlan:
         required=min(probe.required, 1) if kernel.process.own else probe.required,
         entry_places=entries,
         exit_places=exits,
+        in_child=not entries,
         lists=probe.lists,
     )
 

@@ -24,7 +24,7 @@ from osvtriage.images.store import ImageStore, sweep_leftovers
 from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
-from osvtriage.recipe.recipe import AS_IS, Recipe
+from osvtriage.recipe.recipe import AS_IS, Recipe, Variant
 from osvtriage.stimuli import sweep_rsp
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import (
@@ -43,7 +43,7 @@ from osvtriage.trial.overflow import Overflow
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
-from osvtriage.trial.request import Observer, OwnProgram, Request
+from osvtriage.trial.request import WHOLE, Observer, OwnProgram, Request, Steering
 from osvtriage.trial.trial import Seen, Trial
 
 
@@ -62,8 +62,7 @@ class Options:
     seed: int = 1
     duration: float | None = None
     pinpoint: str | None = None
-    boundary: str | None = None
-    limit: int | None = None
+    steering: Steering = WHOLE
     program: OwnProgram | None = None
     stacks: bool = False
 
@@ -109,10 +108,10 @@ class _Work:
         self.recipe = recipe
         self.recipe_directory = library.find(source).parent
         self.options = options
-        self.command = _command(source, options)
         variant = recipe.get_variant(options.variant)
         assert variant is not None
         self.variant = variant
+        self.command = _command(source, recipe, variant, options)
         self.image: Image | None = None
         self.prepared: Prepared | None = None
         self.seen = Seen()
@@ -152,8 +151,7 @@ class _Work:
             seed=self.options.seed,
             duration=self.options.duration,
             pinpoint=self.options.pinpoint,
-            boundary=self.options.boundary,
-            limit=self.options.limit,
+            steering=self.options.steering,
             program=self.options.program,
             stacks=self.options.stacks,
         )
@@ -264,6 +262,7 @@ class _Work:
                     instruction=one.instruction,
                     line=one.line,
                     outcome=outcome(one) or "unreadable",
+                    resumed=one.resumed,
                 )
                 for one in seen.boundaries
             ],
@@ -293,7 +292,8 @@ class _Work:
     def _is_own(self) -> bool:
         """Whether the user changed what runs: the control says nothing of that."""
         chosen = self.options
-        return any((chosen.kernel, chosen.program, chosen.boundary, chosen.limit))
+        steered = (chosen.steering.boundary, chosen.steering.limit)
+        return any((chosen.kernel, chosen.program, *steered))
 
     def _checked_probes(self) -> list[str]:
         """The probe of each check, in their order."""
@@ -415,8 +415,16 @@ def _directory(recipe: Recipe, options: Options) -> Path:
     return out
 
 
-def _command(source: str, options: Options) -> str:
-    parts = ["osvtriage", "run", source, "--variant", options.variant]
+def _command(source: str, recipe: Recipe, variant: Variant, options: Options) -> str:
+    if variant.interleave:
+        parts = ["osvtriage", "interleave", source, "--mode", variant.interleave]
+        steering = options.steering
+        parts += ["--boundary", steering.boundary] if steering.boundary else []
+        parts += ["--limit", str(steering.limit)] if steering.limit else []
+        spin_at = recipe.interleave.spin_at if recipe.interleave else None
+        parts += ["--spin-at", spin_at] if spin_at else []
+    else:
+        parts = ["osvtriage", "run", source, "--variant", options.variant]
     if options.image:
         parts += ["--image", options.image]
     if options.kernel:

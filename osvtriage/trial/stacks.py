@@ -102,8 +102,11 @@ class Stacks(Trial):
             for number in range(1, self.wanted.times + 1):
                 what = f"{number} of {self.wanted.times}, {self.wanted.function}"
                 self.observer.phase("call", what)
-                line = f"python high_water.call({self._function})"
-                self.calls.append(decode(CallStack, await self._answer(line, _CALL_LIMIT)))
+                line = f"python high_water.call({self._function}, {_CALL_LIMIT})"
+                answer = await self._answer(line, 3 * _CALL_LIMIT)
+                if "never" in answer:
+                    self._watch.end(Ending(False, f"{what}: {answer['never']}"))
+                self.calls.append(decode(CallStack, answer))
         self._watch.end(Ending(True, "everything was looked at", endless=True))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osvtriage.arch import Arch
-from osvtriage.model.errors import SymbolError
+from osvtriage.model.errors import SymbolError, UsageError
 from osvtriage.model.plan import Field, InterleavePlan, ModulePlan, Place, ProcessPlan
 from osvtriage.recipe.recipe import Interleave
 from osvtriage.symbols.elf import ElfImage
@@ -47,12 +47,14 @@ class UserProcess:
     def places(self, name: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
         """The entries and the exits of a place, by its name in recipes.
 
+        There is no entry where no debug file tells it: what reclaim left is seen all the same.
+
         Raises:
-            SymbolError: the files do not tell where it is.
+            SymbolError: the files tell of neither.
         """
         assert name == "glibc.reclaim"
-        if not self.lists.reclaim:
-            raise SymbolError(self.lists.missing or "reclaim is not in the process's files")
+        if not self.lists.returns:
+            raise SymbolError(self.lists.missing or "fork is not in the process's files")
         return self.lists.reclaim, self.lists.returns
 
 
@@ -100,9 +102,10 @@ def _interleave(
     return InterleavePlan(
         thread=Place("", program.elf.symbol(steer.thread).address),
         go=Place("", program.elf.symbol(steer.go).address),
-        spin=_spin(modules),
+        spin=_named_spin(modules, steer.spin_at) if steer.spin_at else _spin(modules),
         reclaim=lists.reclaim,
         returns=lists.returns,
+        turns=lists.turns,
         recovery=recovery,
     )
 
@@ -118,6 +121,33 @@ def _spin(modules: Sequence[Module]) -> Place:
     raise SymbolError(
         "no two bytes `jmp .` (eb fe) in the process's code, to hold a thread there",
         "name one with --spin-at",
+    )
+
+
+def _named_spin(modules: Sequence[Module], named: str) -> Place:
+    """The `jmp .` at the place that the user chose.
+
+    Raises:
+        UsageError: there is none.
+    """
+    name, _, digits = named.rpartition(":")
+    address = int(digits, 16)
+    module = next((module for module in modules if module.name == name), None)
+    if module is None:
+        names = ", ".join(module.name for module in modules if module.name)
+        raise UsageError(f"the process loads no {name!r}", f"beside the program: {names}")
+    for section in module.elf.sections:
+        if section.executable and section.address <= address < section.address + section.size:
+            code = module.elf.read(address, len(_JMP_HERE))
+            if code == _JMP_HERE:
+                return Place(name, address)
+            raise UsageError(
+                f"at {digits} of {module.elf.path} is {code.hex(' ')}, not `jmp .` (eb fe)",
+                "choose another --spin-at, or leave it out: one is looked for",
+            )
+    raise UsageError(
+        f"{digits} is no address of code in {module.elf.path}",
+        "--spin-at takes an address as objdump -d shows it, not one of a running process",
     )
 
 

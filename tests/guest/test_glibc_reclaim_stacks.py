@@ -12,8 +12,11 @@ import jsonschema
 import pytest
 from harness import OSVTRIAGE, Command
 
+from osvtriage.arch import X86_64
+from osvtriage.images.glibc import sysroot
 from osvtriage.images.store import ImageStore
 from osvtriage.images.suites import SuiteGone
+from osvtriage.symbols.elf import ElfImage
 from osvtriage.trial.record import json_schema
 
 Start = Callable[..., Command]
@@ -77,6 +80,8 @@ def test_every_fork_of_a_healthy_glibc_is_looked_at(base: Path, suite: str) -> N
     (probe,) = record["probes"]
     assert probe["hits"] >= 200
     assert record["payload"]["totals"]["stuck"] == 0
+    # By O_DIRECT, into the threads' stacks.
+    assert record["payload"]["totals"]["reads"] > 0
     (check,) = record["checks"]
     assert not [name for name in check["classes"] if "unreadable" in name or "damaged" in name]
 
@@ -113,11 +118,53 @@ def test_the_same_boundary_hangs_each_time(base: Path, command: Start) -> None:
     (hanging,) = [one for one in record["boundaries"] if one["outcome"] == "hang"]
     arguments = ["interleave", RECIPE, "--mode", "recovery-disabled"]
     arguments += ["--boundary", f"{hanging['name']}:{hanging['nth']}", "--json"]
-    for _ in range(2):
+    for _ in range(5):
         result = command(*arguments).wait()
         (run,) = json.loads(result.out)["runs"]
         assert [one["outcome"] for one in run["boundaries"]] == ["hang"]
         assert result.status == 1
+
+
+def test_the_thread_is_held_where_the_user_says(base: Path, command: Start) -> None:
+    record = verified(base, "bookworm")[1]["recovery-disabled"]
+    (hanging,) = [one for one in record["boundaries"] if one["outcome"] == "hang"]
+    arguments = ["interleave", RECIPE, "--mode", "recovery-disabled", "--json"]
+    arguments += ["--boundary", f"{hanging['name']}:{hanging['nth']}", "--spin-at"]
+    libraries = sysroot("bookworm", X86_64).libraries
+    with ElfImage(libraries / "libc.so.6", X86_64, stripped=True) as libc:
+        (text,) = [section for section in libc.sections if section.name == ".text"]
+        # The last one: what is taken by itself is the first.
+        at = text.address + libc.read(text.address, text.size).rindex(b"\xeb\xfe")
+    result = command(*arguments, f"libc.so.6:{at:#x}").wait()
+    (run,) = json.loads(result.out)["runs"]
+    assert [one["outcome"] for one in run["boundaries"]] == ["hang"]
+    assert f"--spin-at libc.so.6:{at:#x}" in run["command"]
+
+    for place, words in (
+        ("libc.so.6:0x1", "no address of code"),
+        (f"libc.so.6:{at + 1:#x}", "not `jmp .` (eb fe)"),
+        (f"libm.so.6:{at:#x}", "the process loads no 'libm.so.6'"),
+        ("main", "is no place to hold a thread at"),
+    ):
+        refused = command(*arguments, place).wait()
+        assert refused.status == 129, refused.err
+        assert words in refused.err
+        assert "Traceback" not in refused.err
+
+
+def test_an_interrupted_interleave_is_resumed(command: Start) -> None:
+    arguments = ["interleave", RECIPE, "--mode", "recovery"]
+    started = command(*arguments)
+    started.until_phase("boundary: 3 of ")
+    started.ctrl_c()
+    assert started.wait().status == 130
+    result = command(*arguments, "--limit", "4", "--resume", "--json").wait()
+    (run,) = json.loads(result.out)["runs"]
+    assert [one["resumed"] for one in run["boundaries"]] == [True, True, False, False]
+    assert {one["outcome"] for one in run["boundaries"]} == {"clean"}
+    # What is whole is not kept, and nothing is taken over unasked.
+    again = command(*arguments, "--limit", "1", "--resume", "--json").wait()
+    assert [one["resumed"] for one in json.loads(again.out)["runs"][0]["boundaries"]] == [False]
 
 
 def test_a_boundary_that_is_none_is_named(command: Start) -> None:

@@ -12,7 +12,7 @@ from harness import Command
 
 from osvtriage.arch import X86_64
 from osvtriage.images.glibc import Sysroot, sysroot
-from osvtriage.images.program import Program, build_program
+from osvtriage.images.program import Linkage, Program, build_program
 from osvtriage.images.store import ImageStore, initrd
 from osvtriage.recipe.shipped import payloads_directory
 
@@ -117,6 +117,20 @@ def test_a_debug_file_that_is_missing_is_named(
     assert result.status == 128
     assert "the debug file of" in result.reason
     assert "libc6-dbg" in result.record["hint"]
+
+
+@pytest.mark.parametrize("linkage", ["static-pie", "static-no-pie"])
+def test_a_static_program_without_a_debug_file_is_seen_behind_fork(
+    command: Start, glibc: Sysroot, linkage: Linkage
+) -> None:
+    static = build_program(payloads_directory() / "stacklists.c", X86_64, glibc, linkage)
+    own = ["--program", static.path, "--args", "--mode steer --rounds 5"]
+    result = command("run", RECIPE, *own).wait()
+    assert result.record["verdict"] == "clean", result.reason
+    (probe,) = result.record["probes"]
+    assert probe["hits"] == 10
+    assert "only where fork returns in the child: the debug file of" in probe["note"]
+    assert result.record["checks"][0]["classes"] == {"consistent behind fork": 10}
 
 
 def test_a_stripped_static_program_is_named(command: Start, glibc: Sysroot, tmp_path: Path) -> None:

@@ -57,8 +57,21 @@ def test_a_programs_libraries_are_found_wherever_they_are(dynamic: Process) -> N
 
 def test_a_static_program_is_alone() -> None:
     assert Process(STATIC, header(1, STATIC)).loaded() == [Loaded("", 0)]
-    static_pie = Process(PIE, header(6, HEADERS), header(2, DYNAMIC))
+    # As ld makes it: without PT_PHDR.
+    static_pie = Process(PIE, header(1, 0), header(2, DYNAMIC))
     assert static_pie.loaded() == [Loaded("", PIE)]
+
+
+def test_headers_that_a_tool_moved_are_where_the_file_says() -> None:
+    moved = Process(PIE, header(1, 0), header(6, 0x5000))
+    moved.auxiliary[3] += 0x5000 - HEADERS
+    moved.memory = {PIE + 0x5000: moved.memory[PIE + HEADERS]}
+    assert moved.loaded() == [Loaded("", PIE)]
+
+
+def test_headers_that_tell_no_place_are_told() -> None:
+    with pytest.raises(ValueError, match="where the file's beginning is loaded"):
+        Process(PIE, header(2, DYNAMIC)).loaded()
 
 
 def test_before_the_dynamic_linker_has_run_the_program_is_alone(dynamic: Process) -> None:
@@ -92,5 +105,8 @@ def test_garbage_is_no_exception(memory: bytes) -> None:
 
     try:
         loaded(read, {3: 0, 4: 56, 5: 9})
-    except ValueError:
-        assert read(0, 9 * 56) is None
+    except ValueError as error:
+        told = str(error)
+    else:
+        return
+    assert read(0, 9 * 56) is None or "no program header" in told

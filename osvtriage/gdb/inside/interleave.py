@@ -8,13 +8,9 @@ the others on cross-CPU calls.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import signal
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +20,7 @@ from osvtriage.arch import ARCHES
 from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, REFUSAL_PREFIX
 from osvtriage.gdb.inside import process as user
 from osvtriage.gdb.inside.guest import Guest, read, write
+from osvtriage.gdb.inside.running import NotReached, run_to
 from osvtriage.model.event import Frame
 from osvtriage.model.lists import ListsSnapshot
 from osvtriage.model.plan import GdbPlan, InterleavePlan, Place
@@ -36,18 +33,13 @@ _MOST_FRAMES = 64
 _MOST_STEPS = 20_000
 # Seconds. From the snapshot to any place takes 0.3 s; a busy host may need a hundred times that.
 _LONGEST_WAY = 30.0
-# Visits of one boundary until the one that is looked for; another process can run the same code.
-_MOST_VISITS = 200
-# Seconds. A fork takes 0.1 s on an idle machine. A process that is not back after this long is
-# looked for by stopping the guest now and then, and only what is seen then counts.
-_PATIENCE, _BETWEEN_LOOKS = 2.0, 0.3
-# The held thread and a process that loops share the vCPU: half of the looks find either. After so
-# many without having found the process in reclaim so often, nothing can be said.
-_LOOKS, _LOOPING = 40, 3
-
-
-class NotReached(Exception):
-    """The guest did not come to where it was waited for."""
+# Seconds. A fork takes 0.1 s on an idle machine: a process that is not back after this long is
+# looked for. What it does then is told by what it does, never by the time that it takes.
+_PATIENCE = 2.0
+# Reclaim's longest loop is over the first level of thread-specific data, 32 blocks for each stack.
+_MOST_TURNS = 1_000
+# Bytes around the stack pointer that tell two passages of a loop apart, beside the registers.
+_RED_ZONE, _FRAME = 128, 512
 
 
 class Interleaving:
@@ -90,17 +82,7 @@ class Interleaving:
         return Guest(self.plan, ARCHES[self.plan.arch])
 
     def _run_to(self, addresses: list[int], wanted: Callable[[Guest], bool]) -> Guest:
-        """Let the guest run until it stops at one of *addresses* and is *wanted* there."""
-        with _breakpoints(addresses):
-            for _ in range(_MOST_VISITS):
-                with _patience(_LONGEST_WAY):
-                    gdb.execute("continue", to_string=True)
-                guest = self._guest()
-                if guest.integer(guest.arch.pc) not in addresses:
-                    break
-                if wanted(guest):
-                    return guest
-        raise NotReached(f"{' or '.join(map(hex, addresses))} was not reached")
+        return run_to(addresses, self._guest, wanted, _LONGEST_WAY)
 
     def _is_held_thread(self, guest: Guest) -> bool:
         return guest.in_user_mode and guest.identity(guest.current())[0] == self.key
@@ -184,22 +166,44 @@ class Interleaving:
         def is_it(guest: Guest) -> bool:
             return self.process.is_in(guest) and guest.address_space() == space
 
-        looping = 0
-        with _breakpoints(returns):
-            for look in range(_LOOKS):
-                with _patience(_BETWEEN_LOOKS if look else _PATIENCE):
-                    gdb.execute("continue", to_string=True)
-                guest = self._guest()
-                if not is_it(guest):
-                    continue
-                pc = guest.integer(guest.arch.pc)
-                if pc in returns:
-                    return {"entry": entry, "after": self._look(), "hang": None}
-                # Slow is not looping: only what is found in reclaim's own code counts.
-                looping += min(self._at(self.steer.reclaim)) <= pc <= max(returns)
-                if looping == _LOOPING:
-                    return {"entry": entry, "after": None, "hang": self._backtrace()}
-        raise NotReached(f"process {space} neither came back from fork nor was found looping")
+        if self._loops(is_it, returns):
+            return {"entry": entry, "after": None, "hang": self._backtrace()}
+        return {"entry": entry, "after": self._look(), "hang": None}
+
+    def _loops(self, is_it: Callable[[Guest], bool], returns: list[int]) -> bool:
+        """Whether the process goes round for ever in reclaim, or comes to *returns*.
+
+        Slow is not looping. It loops where it comes again to a jump that it has executed, with the
+        same registers and the same stack: reclaim keeps nothing else that changes.
+
+        Raises:
+            NotReached: neither was seen.
+        """
+        try:
+            run_to(returns, self._guest, is_it, _PATIENCE)
+        except NotReached:
+            return self._repeats_itself(is_it, returns)
+        return False
+
+    def _repeats_itself(self, is_it: Callable[[Guest], bool], returns: list[int]) -> bool:
+        states: set[tuple[object, ...]] = set()
+        while len(states) < _MOST_TURNS:
+            guest = self._run_to([*returns, *self._at(self.steer.turns)], is_it)
+            pc, state = guest.integer(guest.arch.pc), _state(guest)
+            if pc in returns or state in states:
+                return pc not in returns
+            states.add(state)
+            self._step_past(pc, is_it)
+        raise NotReached(f"a process neither returned nor repeated itself in {_MOST_TURNS} turns")
+
+    def _step_past(self, pc: int, is_it: Callable[[Guest], bool]) -> None:
+        """Execute the instruction at *pc*, through the faults that it makes."""
+        for _ in range(_MOST_STEPS):
+            gdb.execute("stepi", to_string=True)
+            guest = self._guest()
+            if is_it(guest) and guest.integer(guest.arch.pc) != pc:
+                return
+        raise NotReached(f"the instruction at {pc:#x} was not executed in {_MOST_STEPS} steps")
 
     def _backtrace(self) -> list[dict[str, Any]]:
         """The frames of the stopped process, by the unwind information in its files."""
@@ -233,29 +237,12 @@ class Interleaving:
 _NOTHING: dict[str, Any] = {"entry": None, "after": None, "hang": None}
 
 
-@contextmanager
-def _breakpoints(addresses: list[int]) -> Iterator[None]:
-    made = [gdb.Breakpoint(f"*{address:#x}", internal=True) for address in addresses]
-    for breakpoint_ in made:
-        breakpoint_.silent = True
-    try:
-        yield
-    finally:
-        for breakpoint_ in made:
-            breakpoint_.delete()
-
-
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """Stop the guest by Ctrl-C, should it run for longer."""
-    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        timer.cancel()
+def _state(guest: Guest) -> tuple[object, ...]:
+    """All that a loop without memory of its own can change."""
+    sp = guest.integer(guest.arch.stack_pointer)
+    names = guest.arch.words_of((guest.arch.pc, "general"))
+    stack = read(sp - _RED_ZONE, _RED_ZONE + _FRAME)
+    return (*(guest.register(name) for name in names), stack)
 
 
 _current: Interleaving | None = None

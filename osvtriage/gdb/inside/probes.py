@@ -117,7 +117,7 @@ class Probe:
         """Arm or disarm the entries as the passages left demand."""
         wanted = (self.left > 0 or bool(self.left_of)) and self.hits < self.plan.limit
         self.was_disarmed |= not wanted
-        _enable(self.entries, wanted)
+        _enable(self.exits.values() if self.plan.in_child else self.entries, wanted)
 
     def _count(self, thread: ThreadKey) -> None:
         self.hits += 1
@@ -139,7 +139,9 @@ class Probe:
             Whether the guest has to stay stopped.
         """
         guest = self.session.guest()
-        if self.plan.entry_places and not self.session.is_in_process(guest):
+        if self.plan.exit_places and not self.session.is_in_process(guest):
+            return False
+        if self.plan.in_child and guest.integer(guest.arch.result) != 0:
             return False
         current = guest.current()
         who = (current, *guest.identity(current))
@@ -150,6 +152,9 @@ class Probe:
             event = self._enter(guest, address, who)
         elif passage is not None:
             event = self._leave(guest, address, who, passage)
+        elif self.plan.in_child:
+            self._count(who[1])
+            event = self._event(guest, "exit", address, who, None, threads=False)
         else:
             return False
         step = side == "entry" and self._has_exits and self.session.steps_from(self, event)
