@@ -79,7 +79,7 @@ def stacks(
             recipe, wanted, Options(accelerator=accelerator, **chosen), observer
         )
     if as_json:
-        click.echo(report.model_dump_json(by_alias=True, indent=2))
+        click.echo(report.to_json())
     else:
         report_of.print_report(report, directory)
     return 0 if report.ending is None else Verdict.INCONCLUSIVE.exit_code

@@ -37,6 +37,8 @@ def recipe_text(recipe: Recipe) -> str:
     lines += [f"  {probe.name:<16} {_where(probe)}" for probe in recipe.probe]
     lines += _matrix(recipe.matrix)
     lines += ["", "checks"]
+    if (sweep := recipe.sweep) is not None:
+        lines.append(f"  {sweep.stimulus:<20} {', '.join(sweep.accesses)}: as predicted, or not")
     for check in recipe.check:
         parameters = ", ".join(f"{name} {value}" for name, value in check.parameters.items())
         lines.append(f"  {check.kind:<20} {parameters}")

@@ -27,9 +27,9 @@ from osvtriage.trial.judge import Ending
 from osvtriage.trial.trial import Trial
 
 # Finding a task takes a second or two, the snapshot and the measurement 0.5 s, and each case 0.13 s
-# on an idle machine. A busy one may take a hundred times that.
-_PREPARING_LIMIT = 120.0
-_CASE_LIMIT = 60.0
+# on an idle machine. gdb itself gives up after 100 s each; a busy one may then be slow to say so.
+_PREPARING_LIMIT = 300.0
+_CASE_LIMIT = 150.0
 # Progress is told every so many cases, somewhat more than a second.
 _TOLD = 12
 # Snapshots need a disk that can hold them; what is written goes into QEMU's overlay of it.
@@ -101,6 +101,8 @@ class Overflow(Trial):
                 f"RSP cannot be swept in this guest: {answer['unfit']}",
                 "gdb.log in the run record has the whole conversation",
             )
+        if "astray" in answer:
+            self._watch.end(Ending(False, f"the guest went elsewhere: {answer['astray']}"))
         return answer
 
     async def _workload(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,6 +50,15 @@ class StacksReport(BaseModel):
     calls: list[stacks_record.CallStackRecord]
     ending: str | None
 
+    def to_json(self) -> str:
+        """The report as JSON in ASCII: a task can have any name."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a report."""
+    return StacksReport.model_json_schema(by_alias=True, mode="serialization")
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -91,8 +101,11 @@ class Stacks(Trial):
     async def _workload(self) -> None:
         if self.wanted.dump is not None:
             self.observer.phase("dump", str(self.wanted.dump))
-            saved = self._monitor.dump_memory(self.wanted.dump)
-            await self._watch.until(saved, "the end of the dump")
+            with atomic.new_file(self.wanted.dump) as file:
+                # QEMU opens it by the name that it has until it is whole.
+                path = Path(f"/proc/self/fd/{file.fileno()}").readlink()
+                saved = self._monitor.dump_memory(path)
+                await self._watch.until(saved, "the end of the dump")
         if self.wanted.function is None:
             self.observer.phase("stacks", "all tasks")
             answer = await self._answer("python high_water.tasks()", _LOOK_LIMIT)
@@ -102,8 +115,11 @@ class Stacks(Trial):
             for number in range(1, self.wanted.times + 1):
                 what = f"{number} of {self.wanted.times}, {self.wanted.function}"
                 self.observer.phase("call", what)
-                line = f"python high_water.call({self._function})"
-                self.calls.append(decode(CallStack, await self._answer(line, _CALL_LIMIT)))
+                line = f"python high_water.call({self._function}, {_CALL_LIMIT})"
+                answer = await self._answer(line, 3 * _CALL_LIMIT)
+                if "never" in answer:
+                    self._watch.end(Ending(False, f"{what}: {answer['never']}"))
+                self.calls.append(decode(CallStack, answer))
         self._watch.end(Ending(True, "everything was looked at", endless=True))
 
 
@@ -133,9 +149,8 @@ def stacks(
             # The logs stay.
             failure = error
         else:
-            text = report.model_dump_json(by_alias=True, indent=2) + "\n"
             with atomic.new_file(directory / FILE) as file:
-                file.write(text.encode())
+                file.write(f"{report.to_json()}\n".encode())
     if failure is not None:
         raise failure
     return report, out

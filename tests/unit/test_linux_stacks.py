@@ -243,7 +243,7 @@ def test_a_call_is_measured_by_what_was_written_below_it(
         go(running, BACK, entry - 64, writes=entry - 200),
         go(running, BACK, entry + 8),
     ]
-    inside.call(FUNCTION)
+    inside.call(FUNCTION, 60)
     (seen,) = running.said(ANSWER_PREFIX)
     assert (seen["pid"], seen["entry"] - seen["lowest"]) == (1, 200)
     assert running.moves == running.breakpoints == running.failures == []
@@ -256,16 +256,18 @@ def test_a_call_that_writes_nothing_uses_nothing(running: Running, inside: Modul
     entry = stack_at(1) + 512
     running.memory.word(entry, BACK)
     running.moves = [go(running, FUNCTION, entry), go(running, BACK, entry + 8)]
-    inside.call(FUNCTION)
+    inside.call(FUNCTION, 60)
     (seen,) = running.said(ANSWER_PREFIX)
     assert seen["lowest"] == entry
 
 
-def test_another_stop_is_a_failure(running: Running, inside: ModuleType) -> None:
-    running.moves = [go(running, 0x1234, stack_at(1) + 512)]
-    inside.call(FUNCTION)
-    assert "stopped at 0x1234 instead" in running.failures[0]
-    assert running.breakpoints == []
+def test_a_function_that_is_not_called_is_waited_for_no_longer(
+    running: Running, inside: ModuleType
+) -> None:
+    inside.call(FUNCTION, 0)
+    (seen,) = running.said(ANSWER_PREFIX)
+    assert f"{FUNCTION:#x} was not reached in 0 s" in seen["never"]
+    assert running.breakpoints == running.failures == []
 
 
 def test_all_tasks_are_told_when_the_guest_switches_off(

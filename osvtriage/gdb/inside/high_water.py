@@ -17,6 +17,7 @@ import gdb
 from osvtriage.arch import ARCHES
 from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, STACKS_PREFIX
 from osvtriage.gdb.inside.guest import Guest, read, write
+from osvtriage.gdb.inside.running import NotReached, run_to
 from osvtriage.model.stacks import CallStack, StacksPlan
 from osvtriage.systems import linux_stacks
 
@@ -68,19 +69,6 @@ class _Call:
         )
 
 
-def _run_to(address: int) -> Guest:
-    stop = gdb.Breakpoint(f"*{address:#x}", internal=True)
-    stop.silent = True
-    try:
-        gdb.execute("continue", to_string=True)
-    finally:
-        stop.delete()
-    guest = _guest(_plan())
-    if guest.integer(guest.arch.pc) != address:
-        raise gdb.error(f"the guest stopped at {guest.integer(guest.arch.pc):#x} instead")
-    return guest
-
-
 class _AtPowerOff(gdb.Breakpoint):  # type: ignore[misc]
     """Looks at all stacks when the guest is about to switch off."""
 
@@ -124,21 +112,26 @@ def at_power_off(address: int) -> None:
     _AtPowerOff(f"*{address:#x}", internal=True)
 
 
-def call(address: int) -> None:
+def call(address: int, seconds: float) -> None:
     """Tell how deep the next call of the function at *address* uses its task's stack.
 
-    Calls on another stack are passed over. What interrupts and exceptions put on the task's stack
+    Or that none began, or the one that did not end, within *seconds* each. Calls on another stack
+    are passed over. What interrupts and exceptions put on the task's stack
     meanwhile is counted, as it would be by the kernel.
     """
 
     def made() -> dict[str, Any]:
-        while True:
-            begun = _Call(_plan(), _run_to(address))
-            if begun.is_on_task_stack and begun.returns_to is not None:
-                break
+        plan, found = _plan(), list[_Call]()
+
+        def begins(guest: Guest) -> bool:
+            call = _Call(plan, guest)
+            found.extend([call] if call.is_on_task_stack else [])
+            return bool(found)
+
+        run_to([address], lambda: _guest(plan), begins, seconds)
+        (begun,) = found
         begun.paint()
-        while not begun.is_back(_run_to(begun.returns_to)):
-            pass
+        run_to([begun.returns_to or 0], lambda: _guest(plan), begun.is_back, seconds)
         return asdict(begun.measure())
 
     _answer(made)
@@ -148,5 +141,7 @@ def _answer(made: Callable[[], dict[str, Any]]) -> None:
     """Tell what *made* gives, or that it failed: gdb's own answer may have come already."""
     try:
         gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
+    except NotReached as never:
+        gdb.write(ANSWER_PREFIX + json.dumps({"never": str(never)}) + "\n")
     except Exception:
         gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +16,7 @@ import gdb
 from osvtriage.arch import ARCHES, x86_exceptions
 from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX
 from osvtriage.gdb.inside.guest import Guest, read, write
+from osvtriage.gdb.inside.running import NotReached, run_to
 from osvtriage.model.overflow import Access, Gate, KernelStack, OverflowPlan, Site
 from osvtriage.model.plan import GdbPlan
 
@@ -25,8 +25,9 @@ _PAGE = 4096
 # Between two stacks that are mapped is the guard page and what the alignment leaves: at most a
 # stack's own size, 16 KiB as Debian builds. More is not looked at.
 _MOST_UNMAPPED = 8
-# Tasks that come by until one is on a stack with a guard page: the first one, or its idle task.
-_MOST_VISITS = 200
+# Seconds. From an access to either handler takes a millisecond, until a task comes by a second or
+# two; a busy host may need a hundred times that.
+_LONGEST_WAY = 100.0
 # RFLAGS with interrupts disabled and the direction up: only the bit that is always 1.
 _FLAGS = 0x2
 # `rep stos` stops at its first write; how many more it had to do makes no difference.
@@ -59,25 +60,23 @@ class Overflow:
     def _guest(self) -> Guest:
         return Guest(self.gdb_plan, ARCHES[self.gdb_plan.arch])
 
-    def _run_to(self, addresses: Sequence[int], cpu: int | None = None) -> Guest:
-        """Let the guest run until the vCPU *cpu*, or any, comes to one of *addresses*."""
-        with _breakpoints(addresses):
-            while True:
-                gdb.execute("continue", to_string=True)
-                guest = self._guest()
-                if guest.integer("pc") not in addresses:
-                    raise Unfit(f"the guest stopped at {guest.integer('pc'):#x} instead")
-                if cpu in (None, guest.cpu):
-                    return guest
-
     def _task_on_a_guarded_stack(self) -> Guest:
-        for _ in range(_MOST_VISITS):
-            guest = self._run_to([self.plan.stop_at])
+        """The first task that comes by on a stack with a guard page: the idle task's has none."""
+        found: list[KernelStack] = []
+
+        def has_one(guest: Guest) -> bool:
             stack = self._stack(guest)
-            if stack is not None:
-                self.stack = stack
-                return guest
-        raise Unfit("no task's stack has a guard page below it: is CONFIG_VMAP_STACK off?")
+            found.extend([] if stack is None else [stack])
+            return bool(found)
+
+        try:
+            guest = run_to([self.plan.stop_at], self._guest, has_one, _LONGEST_WAY)
+        except NotReached as none:
+            raise Unfit(
+                "no task came by whose stack has a guard page below: is CONFIG_VMAP_STACK off?"
+            ) from none
+        (self.stack,) = found
+        return guest
 
     def _stack(self, guest: Guest) -> KernelStack | None:
         """The current task's stack, where RSP is in it and nothing is mapped below."""
@@ -141,7 +140,8 @@ class Overflow:
             values |= {"rdi": address, "rcx": _COUNT}
         for name, value in values.items():
             gdb.execute(f"set ${name} = {value:#x}", to_string=True)
-        return self._run_to([self.plan.page_fault, self.plan.double_fault, site.then], self.cpu)
+        ends = [self.plan.page_fault, self.plan.double_fault, site.then]
+        return run_to(ends, self._guest, lambda guest: guest.cpu == self.cpu, _LONGEST_WAY)
 
     def case(self, access: Access, rsp: int, address: int) -> dict[str, Any]:
         """One access from the snapshot; see :class:`osvtriage.model.overflow.CaseSeen`."""
@@ -165,18 +165,6 @@ class Overflow:
 
 def _number(digits: str | None) -> int | None:
     return None if digits is None else int(digits, 16)
-
-
-@contextmanager
-def _breakpoints(addresses: Sequence[int]) -> Iterator[None]:
-    made = [gdb.Breakpoint(f"*{address:#x}", internal=True) for address in addresses]
-    for breakpoint_ in made:
-        breakpoint_.silent = True
-    try:
-        yield
-    finally:
-        for breakpoint_ in made:
-            breakpoint_.delete()
 
 
 _current: Overflow | None = None
@@ -216,7 +204,7 @@ def log_interrupts(path: str) -> None:
 
 
 def _answer(made: Callable[[], dict[str, Any]]) -> None:
-    """Tell what *made* gives, that the guest is unfit for it, or that it failed.
+    """Tell what *made* gives, that the guest is unfit for it or went astray, or that it failed.
 
     gdb's own answer came when the guest first ran.
     """
@@ -224,5 +212,7 @@ def _answer(made: Callable[[], dict[str, Any]]) -> None:
         gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
     except Unfit as unfit:
         gdb.write(ANSWER_PREFIX + json.dumps({"unfit": str(unfit)}) + "\n")
+    except NotReached as astray:
+        gdb.write(ANSWER_PREFIX + json.dumps({"astray": str(astray)}) + "\n")
     except Exception:
         gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
