@@ -109,7 +109,7 @@ def _dump(path: Path, kernel: Path | None, progress: Progress) -> TriageRecord:
         )
     nothing = dump.without_log or f"the kernel's log, {dump.records} records, tells of no crash"
     made = _told(source, crashes(dump.log or ""), dump.partial, nothing)
-    made.arch = dump.arch
+    made.arch, made.hint = dump.arch, dump.hint
     made.kernel_version = made.kernel_version or dump.release
     made.cpus = [cpu_record(state) for state in dump.cpus]
     if made.system is None and dump.release is not None:
