@@ -24,6 +24,8 @@ _GATE_BYTES, _PAGE_FAULT = 16, 14
 _PAGE_FAULT_ENTRIES = ("asm_exc_page_fault", "page_fault")
 # arch/powerpc/kernel/paca.c: the PACA of each CPU.
 _PACAS = "paca_ptrs"
+# From 6.15 on a per-CPU base is a distance, and the sum goes round.
+_ADDRESS = (1 << 64) - 1
 # include/linux/threads.h, PID_MAX_LIMIT: a pid above it was read from something else.
 _MOST_PID = 1 << 22
 
@@ -74,12 +76,12 @@ class KernelFile:
         # The kernel is entered some instructions before it takes its own base.
         for name in ("gs_base", "k_gs_base"):
             base = state.value(name)
-            if base and self.memory.word(base + own) == base:
-                return self.memory.word(base + self._in_percpu(offset))
+            if base and self.memory.word(base + own & _ADDRESS) == base:
+                return self.memory.word(base + self._in_percpu(offset) & _ADDRESS)
         return None
 
     def _in_percpu(self, offset: int) -> int:
-        """From 6.15 on per-CPU variables are linked at addresses, which KASLR moves."""
+        """From 6.15 on per-CPU variables are linked at addresses, and KASLR moves those."""
         return offset + self.slide if offset >= X86_KERNEL_MAP else offset
 
     def log(self) -> printk_log.Log:

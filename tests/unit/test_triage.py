@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,6 +127,29 @@ def test_standard_input(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Non
     answer = json.loads(capsys.readouterr().out)
     assert answer["source"] == {"path": "standard input", "form": "console"}
     assert answer["crash"]["signature"] == recorded("linux-6.1-x86_64-null").signature
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """As a shell's <(dmesg) is."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(path.write_bytes, NULL.read_bytes())
+        found = triage(path)
+    assert found.found
+    assert found.crash is not None
+    assert found.crash.line == 2
+
+
+def test_of_a_long_console_the_end_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"[    1.000000] noise\n" * 5000 + NULL.read_bytes()
+    path = write("console.log", data)
+    assert triage(path).partial == []
+    monkeypatch.setattr("osvtriage.triage.triage.MOST_BYTES", 20_000)
+    found = triage(path)
+    assert found.crash is not None
+    assert found.crash.signature == recorded("linux-6.1-x86_64-null").signature
+    assert "only the last" in found.partial[0]
 
 
 def test_a_run_whose_console_tells_of_a_crash(tmp_path: Path) -> None:
