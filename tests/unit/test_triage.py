@@ -69,7 +69,7 @@ def test_for_people(capsys: Capture) -> None:
         "  task      busybox, pid 81, on CPU 0",
     ]
     assert lines[-7:] == [
-        "      == exception: page fault (write, not present) at 0000000000000000, from kernel mode,"
+        "      == exception: page fault (write, not present) at 0000000000000000, from kernel,"
         " at memset_erms+0x9",
         "  #1  proc_reg_write+0x56",
         "  #2  vfs_write+0xc7",
@@ -84,7 +84,7 @@ def test_a_recursion_is_shown_shortened(capsys: Capture) -> None:
     main(["triage", str(CONSOLES / "linux-6.1-stack-recurse.log")])
     shown = capsys.readouterr().out
     assert "and 144 more, the outermost:\n      == system call 1, from user mode" in shown
-    assert "  #1  osvt_recurse+0x40  [module osvt]" in shown
+    assert "  #1  osvt_recurse+0x40  [osvt]" in shown
 
 
 def test_what_came_besides_is_listed(capsys: Capture, write: Write) -> None:
