@@ -44,8 +44,10 @@ def triage(path: Path, kernel: Path | None, as_json: bool) -> int:
     from osvtriage.triage import triage as reader
 
     if str(path) == "-":
-        data = sys.stdin.buffer.read(reader.MOST_BYTES)
-        record = reader.console("standard input", data)
+        data = sys.stdin.buffer.read(reader.MOST_BYTES + 1)
+        cut = [f"only the first {reader.MOST_BYTES >> 20} MiB were read"]
+        partial = cut if len(data) > reader.MOST_BYTES else []
+        record = reader.console("standard input", data[: reader.MOST_BYTES], partial)
     else:
         with live.observer(quiet=True) as observer:
             record = reader.triage(path, kernel, lambda what: observer.phase("triage", what))

@@ -18,10 +18,9 @@ _BEFORE = 0.2
 def crashes(text: str) -> list[Crash]:
     """Every crash in *text*, in the order in which they begin; at most :data:`MOST_CRASHES`."""
     found = _Reader()
-    items = list(lines(text))
     # Where the kernel puts stamps on its lines, what has none is user space's.
-    stamped = any(line.stamp is not None for line in items)
-    found.read(line for line in items if line.stamp is not None or not stamped)
+    stamped = any(line.stamp is not None for line in lines(text))
+    found.read(line for line in lines(text) if line.stamp is not None or not stamped)
     return found.crashes()
 
 

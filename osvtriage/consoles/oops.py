@@ -316,7 +316,7 @@ class Oops:
             None if outermost else item.place.function,
             None if outermost else item.place.offset,
             kind,
-            f"{note}, from {'user' if item.user else 'kernel'} mode" if known else note,
+            f"{note}, from {'user mode' if item.user else 'kernel'}" if known else note,
             dict(item.registers) or None,
         )
 
@@ -355,10 +355,11 @@ class Oops:
                 vector = _X86_EXCEPTIONS.get(match["what"])
                 known = None if vector is None else X86_64.traps[vector]
                 return "exception", known or match["what"].replace("_", " ")
-            return "interrupt", match["what"].replace("_", " ")
+            if match["kind"] != "sysvec":
+                return "interrupt", "of a device"
+            return "interrupt", match["what"].replace("_", " ").removesuffix(" interrupt")
         return "interrupt", "unknown entry"
 
 
 def _call(item: TraceLine) -> Frame:
-    note = f"module {item.module}" if item.module else None
-    return Frame(item.address, item.function, item.offset, "call", note)
+    return Frame(item.address, item.function, item.offset, "call", item.module)

@@ -30,29 +30,36 @@ class Line:
         number: of the line in the file, from 1 on.
         stamp: the kernel's seconds since the boot; ``None`` where there is no stamp.
         caller: ``T123`` or ``C0``, where the kernel says it.
-        broken: another record of the kernel's begins in the middle of this one's line.
     """
 
     number: int
     text: str
     stamp: str | None = None
     caller: str | None = None
-    broken: bool = False
 
 
 def lines(text: str) -> Iterator[Line]:
     """The lines of *text*. One in which several records of the kernel's lie is taken apart."""
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw[:LONGEST]
+    # Not split(): a log of 100 MiB would be in memory three times.
+    at, number = 0, 0
+    while at <= len(text):
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        line, at, number = text[at : min(end, at + LONGEST)], end + 1, number + 1
         if "\x1b" in line:
             line = _ESCAPES.sub("", line)
         # What a carriage return begins anew was overwritten on a screen, but was printed.
-        for part in line.split("\r"):
+        for part in line.split("\r") if "\r" in line else (line,):
             if part:
                 yield from _records(number, part)
 
 
 def _records(number: int, line: str) -> Iterator[Line]:
+    stamp = _STAMP.match(line)
+    if stamp is not None and line.find("[", stamp.end()) < 0:
+        # As most lines are.
+        yield Line(number, line[stamp.end() :], stamp[1], stamp[2])
+        return
     stamps = list(_STAMP.finditer(line))
     if not stamps:
         yield Line(number, line)
@@ -61,6 +68,5 @@ def _records(number: int, line: str) -> Iterator[Line]:
         # Half a line of user space's, or what a syslog puts before.
         yield Line(number, before)
     for index, stamp in enumerate(stamps):
-        last = index + 1 == len(stamps)
-        end = len(line) if last else stamps[index + 1].start()
-        yield Line(number, line[stamp.end() : end], stamp[1], stamp[2], not last)
+        end = len(line) if index + 1 == len(stamps) else stamps[index + 1].start()
+        yield Line(number, line[stamp.end() : end], stamp[1], stamp[2])

@@ -39,6 +39,8 @@ def crash_signature(cause: str, backtrace: Sequence[Frame]) -> str:
     anything on: those that only report the crash are left out, as are those of which the processor
     chooses the variant. A function that called itself counts once: how deep it got is chance.
     """
+    # Where a walk could not be followed is no function.
+    backtrace = [frame for frame in backtrace if frame.kind != "unsure"]
     kept: list[Frame] = []
     for frame in backtrace:
         name = source_name(frame.function or "?")

@@ -23,8 +23,8 @@ from osvtriage.trial.record import FILE, RunRecord
 from osvtriage.vmcore.core_file import is_dump
 
 CONSOLE = "console.log"
-# What is read of a console; a guest that prints without end fills a disk. 256 MiB take some 15 s.
-MOST_BYTES = 256 << 20
+# What is read of a console; a guest that prints without end fills a disk. 128 MiB take some 10 s.
+MOST_BYTES = 128 << 20
 # The longest magic number of a dump.
 _MAGIC_BYTES = 16
 _NOTHING = "no crash is told of in it"
@@ -41,20 +41,17 @@ def triage(path: Path, kernel: Path | None = None, progress: Progress = silent) 
     """
     if path.is_dir():
         return _record(path)
-    beginning = _read(path, _MAGIC_BYTES)
-    if is_dump(beginning):
+    # Of a pipe nothing can be read twice; no dump comes through one.
+    if path.is_file() and is_dump(_read(path, _MAGIC_BYTES)):
         return _dump(path, kernel, progress)
     if kernel is not None:
         raise UsageError(
             f"{path} is no dump of memory: --kernel names the functions in a dump",
             "a console log has its names already",
         )
-    data = _read(path, MOST_BYTES + 1)
-    partial = []
-    if len(data) > MOST_BYTES:
-        partial.append(f"only the first {MOST_BYTES >> 20} MiB were read")
-    progress(f"reading {len(data) >> 20} MiB of {path}")
-    return console(str(path), data[:MOST_BYTES], partial)
+    progress(f"reading {path}")
+    data, partial = _end(path)
+    return console(str(path), data, partial)
 
 
 def console(name: str, data: bytes, partial: Sequence[str] = ()) -> TriageRecord:
@@ -109,7 +106,7 @@ def _dump(path: Path, kernel: Path | None, progress: Progress) -> TriageRecord:
         )
     nothing = dump.without_log or f"the kernel's log, {dump.records} records, tells of no crash"
     made = _told(source, crashes(dump.log or ""), dump.partial, nothing)
-    made.arch = dump.arch
+    made.arch, made.hint = dump.arch, dump.hint
     made.kernel_version = made.kernel_version or dump.release
     made.cpus = [cpu_record(state) for state in dump.cpus]
     if made.system is None and dump.release is not None:
@@ -121,17 +118,19 @@ def _record(directory: Path) -> TriageRecord:
     """A run's findings, and what its console tells."""
     source = SourceRecord(path=str(directory), form="record")
     log = directory / CONSOLE
-    told = crashes(_read(log, MOST_BYTES).decode("utf-8", "replace")) if log.exists() else []
+    data, partial = _end(log) if log.exists() else (b"", [])
+    told = crashes(data.decode("utf-8", "replace"))
     if not (directory / FILE).exists():
         if not log.exists():
             raise UsageError(
                 f"{directory} has neither {FILE} nor {CONSOLE}",
                 "name the directory that `osvtriage run` printed as its record",
             )
-        return _told(source, told, [f"there is no {FILE} in it"], f"{log}: {_NOTHING}")
+        partial.append(f"there is no {FILE} in it")
+        return _told(source, told, partial, f"{log}: {_NOTHING}")
     run = RunRecord.read(directory)
     nothing = f"the run found nothing, and its console tells of no crash: {run.reason}"
-    made = _told(source, told, [], nothing)
+    made = _told(source, told, partial, nothing)
     if run.image is not None:
         made.system = "osv" if run.image.system == "osv" else "linux"
         made.arch, made.kernel_version = run.image.arch, run.image.kernel_version
@@ -148,6 +147,22 @@ def _record(directory: Path) -> TriageRecord:
     )
     made.crash, made.found, made.reason = first, True, first.title
     return made
+
+
+def _end(path: Path) -> tuple[bytes, list[str]]:
+    """The last of a console, where a crash is likeliest; and a sentence if it is not all."""
+    try:
+        before = path.stat().st_size - MOST_BYTES if path.is_file() else 0
+        with path.open("rb") as file:
+            if before > 0:
+                file.seek(before)
+            data = file.read(MOST_BYTES)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if before <= 0:
+        return data, []
+    what = f"only the last {MOST_BYTES >> 20} MiB were read, and the lines are counted from there"
+    return data, [what]
 
 
 def _read(path: Path, most: int) -> bytes:

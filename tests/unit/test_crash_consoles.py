@@ -137,8 +137,7 @@ def test_registers_of_ppc64le() -> None:
 def test_the_backtrace_says_how_the_kernel_was_entered() -> None:
     frames = recorded("linux-6.1-x86_64-null").backtrace
     assert [frame.line for frame in frames] == [
-        "== page fault (write, not present) at 0000000000000000, from kernel mode, "
-        "at memset_erms+0x9",
+        "== page fault (write, not present) at 0000000000000000, from kernel, at memset_erms+0x9",
         "proc_reg_write+0x56",
         "vfs_write+0xc7",
         "ksys_write+0x6b",
@@ -150,7 +149,7 @@ def test_the_backtrace_says_how_the_kernel_was_entered() -> None:
     assert frames[-1].registers["rsp"] == "00007fffc5954908"
     on_powerpc = recorded("linux-6.1-ppc64le-null").backtrace
     assert [frame.line for frame in on_powerpc][:2] == [
-        "== data access (0x300), from kernel mode, at memset+0x68",
+        "== data access (0x300), from kernel, at memset+0x68",
         # The caller that only the link register knows: memset makes no frame.
         "proc_reg_write+0xfc",
     ]
@@ -167,7 +166,7 @@ def test_an_interrupt_in_the_middle_of_a_backtrace() -> None:
     found = crashes(panic)[1]
     kinds = [(frame.kind, frame.note) for frame in found.backtrace if frame.kind != "call"]
     assert kinds == [
-        ("interrupt", "apic timer interrupt, from kernel mode"),
+        ("interrupt", "apic timer, from kernel"),
         ("system call", "system call 1, from user mode"),
     ]
     at = next(frame for frame in found.backtrace if frame.kind == "interrupt")
@@ -177,7 +176,7 @@ def test_an_interrupt_in_the_middle_of_a_backtrace() -> None:
         (frame.kind, frame.note) for frame in crashes(powerpc)[1].backtrace if frame.kind != "call"
     ]
     assert kinds == [
-        ("interrupt", "decrementer (0x900), from kernel mode"),
+        ("interrupt", "decrementer (0x900), from kernel"),
         ("system call", "system call (vectored) (0x3000), from user mode"),
     ]
 

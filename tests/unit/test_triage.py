@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,7 +69,7 @@ def test_for_people(capsys: Capture) -> None:
         "  task      busybox, pid 81, on CPU 0",
     ]
     assert lines[-7:] == [
-        "      == exception: page fault (write, not present) at 0000000000000000, from kernel mode,"
+        "      == exception: page fault (write, not present) at 0000000000000000, from kernel,"
         " at memset_erms+0x9",
         "  #1  proc_reg_write+0x56",
         "  #2  vfs_write+0xc7",
@@ -82,7 +84,7 @@ def test_a_recursion_is_shown_shortened(capsys: Capture) -> None:
     main(["triage", str(CONSOLES / "linux-6.1-stack-recurse.log")])
     shown = capsys.readouterr().out
     assert "and 144 more, the outermost:\n      == system call 1, from user mode" in shown
-    assert "  #1  osvt_recurse+0x40  [module osvt]" in shown
+    assert "  #1  osvt_recurse+0x40  [osvt]" in shown
 
 
 def test_what_came_besides_is_listed(capsys: Capture, write: Write) -> None:
@@ -125,6 +127,29 @@ def test_standard_input(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Non
     answer = json.loads(capsys.readouterr().out)
     assert answer["source"] == {"path": "standard input", "form": "console"}
     assert answer["crash"]["signature"] == recorded("linux-6.1-x86_64-null").signature
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """As a shell's <(dmesg) is."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(path.write_bytes, NULL.read_bytes())
+        found = triage(path)
+    assert found.found
+    assert found.crash is not None
+    assert found.crash.line == 2
+
+
+def test_of_a_long_console_the_end_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"[    1.000000] noise\n" * 5000 + NULL.read_bytes()
+    path = write("console.log", data)
+    assert triage(path).partial == []
+    monkeypatch.setattr("osvtriage.triage.triage.MOST_BYTES", 20_000)
+    found = triage(path)
+    assert found.crash is not None
+    assert found.crash.signature == recorded("linux-6.1-x86_64-null").signature
+    assert "only the last" in found.partial[0]
 
 
 def test_a_run_whose_console_tells_of_a_crash(tmp_path: Path) -> None:
