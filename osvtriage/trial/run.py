@@ -24,13 +24,13 @@ from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
 from osvtriage.systems import SYSTEMS
-from osvtriage.trial import checking, interruptible, library, record, reproducer
-from osvtriage.trial.interleaving import Interleaving
+from osvtriage.trial import checking, library, record, reproducer
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.request import Observer, OwnProgram, Request
+from osvtriage.trial.start import Boot, Start
 from osvtriage.trial.trial import Seen, Trial
 
 
@@ -52,10 +52,15 @@ class Options:
     boundary: str | None = None
     limit: int | None = None
     program: OwnProgram | None = None
+    jitter: float = 0.0
 
 
 def run(
-    recipe: Recipe, source: str, options: Options, observer: Observer
+    recipe: Recipe,
+    source: str,
+    options: Options,
+    observer: Observer,
+    start: Start | None = None,
 ) -> tuple[RunRecord, Path]:
     """Run *recipe* once; the record and the directory that holds it.
 
@@ -64,6 +69,7 @@ def run(
     Args:
         source: the recipe as the user named it: what it names is looked up beside it, and the
             command that reproduces the run names it so.
+        start: how the guest starts; from its boot, unless told otherwise.
 
     Raises:
         UsageError: what is asked for does not exist or does not fit: nothing was run.
@@ -79,7 +85,7 @@ def run(
     sweep_leftovers()
     atomic.sweep(out.parent)
     started, begun = datetime.now(UTC), time.monotonic()
-    work = _Work(recipe, source, options)
+    work = _Work(recipe, source, options, start or Boot())
     with atomic.new_directory(out) as directory:
         judgement = work.outcome(directory, observer)
         work.seen.timings["total"] = time.monotonic() - begun
@@ -91,8 +97,9 @@ def run(
 class _Work:
     """The stages of one run; what a failed stage leaves behind still goes into the record."""
 
-    def __init__(self, recipe: Recipe, source: str, options: Options) -> None:
+    def __init__(self, recipe: Recipe, source: str, options: Options, start: Start) -> None:
         self.recipe = recipe
+        self.start = start
         self.recipe_directory = library.find(source).parent
         self.options = options
         self.command = _command(source, options)
@@ -141,13 +148,13 @@ class _Work:
             boundary=self.options.boundary,
             limit=self.options.limit,
             program=self.options.program,
+            jitter=self.options.jitter,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
-        kind = Interleaving if self.variant.interleave else Trial
-        trial = kind(request, self.prepared, directory, observer, self.seen)
+        trial = self.start.trial_of(request, self.prepared, directory, observer, self.seen)
         try:
-            interruptible.run(trial.run())
+            self.start.run(trial)
         finally:
             self._write_evidence(directory, trial)
         if self.variant.interleave:
@@ -255,6 +262,8 @@ class _Work:
                 **{name: round(value, 4) for name, value in seen.timings.items()}
             ),
             seed=self.options.seed,
+            start=self.start.name,
+            jitter=self.options.jitter,
             started=started.isoformat(timespec="seconds"),
         )
 
@@ -277,6 +286,14 @@ class _Work:
             for stimulus, what in _STEERING.get(self.variant.interleave or "", ())
             if self.seen.boundaries
         ]
+        if self.start.name == "snapshot":
+            what = (
+                "the guest's state was loaded from a snapshot taken after its boot, and its "
+                f"workload told the seed {self.options.seed}, to start "
+                f"{self.options.jitter * 1000:.3f} ms later"
+            )
+            loaded = record.InterventionRecord(stimulus="snapshot", thread=None, what=what)
+            steered.append(loaded)
         return steered + [
             record.InterventionRecord(
                 stimulus="paint",
