@@ -38,6 +38,8 @@ _COMMANDS = {
         "interleave",
         "Fork at every instruction of a critical section.",
     ),
+    "soak": ("osvtriage.cli.soak", "soak", "Run many trials: a rate with its interval."),
+    "soaks": ("osvtriage.cli.soaks", "soaks", "List, show and export soaks."),
     "compare": ("osvtriage.cli.compare", "compare", "Say whether two soaks differ."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),

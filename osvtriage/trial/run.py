@@ -36,7 +36,8 @@ from osvtriage.trial.trial import Seen, Trial
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user chose; ``None`` leaves it to the recipe."""
+    """What the user chose; ``None`` leaves it to the recipe. ``ready`` is an image that was found
+    and checked before, whatever ``image`` and ``kernel`` say."""
 
     variant: str = AS_IS
     image: str | None = None
@@ -53,6 +54,7 @@ class Options:
     limit: int | None = None
     program: OwnProgram | None = None
     jitter: float = 0.0
+    ready: Image | None = None
 
 
 def run(
@@ -132,7 +134,9 @@ class _Work:
 
     def _execute(self, directory: Path, observer: Observer) -> None:
         begun = time.monotonic()
-        self.image = self._choose_image(observer)
+        self.image = self.options.ready or choose_image(
+            self.recipe, self.options.image, self.options.kernel, observer
+        )
         request = Request(
             recipe=self.recipe,
             recipe_directory=self.recipe_directory,
@@ -178,15 +182,6 @@ class _Work:
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
-
-    def _choose_image(self, observer: Observer) -> Image:
-        def progress(message: str) -> None:
-            observer.phase("image", message)
-
-        store = ImageStore()
-        name = self.options.image or self.recipe.image or _only_image(store, self.recipe)
-        image = store.ensure(name, progress)
-        return store.with_kernel(image, self.options.kernel) if self.options.kernel else image
 
     def to_record(self, judgement: Judgement, started: datetime) -> RunRecord:
         seen, prepared = self.seen, self.prepared
@@ -341,6 +336,23 @@ _STEERING = {
     "recovery": _HOLD,
     "recovery-disabled": (*_HOLD, ("write", "in_flight_stack was overwritten with 0 in the child")),
 }
+
+
+def choose_image(
+    recipe: Recipe, name: str | None, kernel: Path | None, observer: Observer
+) -> Image:
+    """The image *name*, or else the recipe's own, made if need be; with the user's *kernel*.
+
+    Raises:
+        UsageError: there is none, or it is left open which.
+    """
+
+    def progress(message: str) -> None:
+        observer.phase("image", message)
+
+    store = ImageStore()
+    image = store.ensure(name or recipe.image or _only_image(store, recipe), progress)
+    return store.with_kernel(image, kernel) if kernel else image
 
 
 def _only_image(store: ImageStore, recipe: Recipe) -> str:
