@@ -7,11 +7,13 @@ Dask runs a trial again whose worker is lost, as often as its scheduler's ``allo
 from __future__ import annotations
 
 import queue
+import socket
 import time
 from pathlib import Path
 
 import distributed
 import zstandard
+from distributed.comm import get_address_host_port
 
 from osvtriage.images.atomic import new_directory
 from osvtriage.model.errors import OsvtriageError
@@ -30,13 +32,7 @@ class Cluster:
     """The workers of the scheduler at *address*, one trial each; records go into *records*."""
 
     def __init__(self, address: str, job: Job, records: Path, jobs: int | None) -> None:
-        try:
-            self._client = distributed.Client(address, timeout=_CONNECT_LIMIT, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise OsvtriageError(
-                f"there is no Dask scheduler at {address}: {error}",
-                "start one with `dask scheduler`, and workers with `dask worker --nthreads 1`",
-            ) from None
+        self._client = _connect(address)
         self._address = address
         self._parcel = parcel.pack(job)
         self._records = records
@@ -144,3 +140,22 @@ class Cluster:
                 self._client.run(remote.release, self._parcel.name, on_error="ignore")
         finally:
             self._client.close(timeout=_CONNECT_LIMIT)
+
+
+def _connect(address: str) -> distributed.Client:
+    """A client of the scheduler at *address*.
+
+    Raises:
+        OsvtriageError: nobody answers there.
+    """
+    try:
+        # First of all, for a client that cannot connect tries for 40 s to take its leave.
+        with socket.create_connection(get_address_host_port(address), _CONNECT_LIMIT):
+            pass
+        return distributed.Client(address, timeout=_CONNECT_LIMIT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OsvtriageError(
+            f"there is no Dask scheduler at {address}: {error}",
+            "start one with `dask scheduler`, and workers with `dask worker --nthreads 1`; its "
+            "address is such as tcp://host:8786",
+        ) from None

@@ -157,6 +157,15 @@ class Places:
         stat = Path(f"/proc/{self.process('qemu')}/stat").read_text()
         return int(stat.rpartition(")")[2].split()[1])
 
+    def worker(self) -> int:
+        """The process of a soak's worker that has a guest, which is its grandchild; 0 where none
+        has."""
+        found = self.processes()
+        for pid, name in found.items():
+            if name.startswith("qemu") and (supervisor := _parent(pid)) in found:
+                return _parent(supervisor)
+        return 0
+
     def sockets(self) -> list[Path]:
         """What is in the runtime directory."""
         return list(self.runtime.glob("osvtriage/*"))
@@ -188,6 +197,14 @@ class Places:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         return list(left.values())
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process; 0 where it has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @dataclass

@@ -106,27 +106,10 @@ def test_killed_at_ten_random_moments(soak: Start, command: Start, places: Place
 
 def test_a_killed_worker_s_trial_is_run_again(soak: Start, command: Start, places: Places) -> None:
     started = soak("--runs", "8", "--jobs", "2")
-    os.kill(until(lambda: workers(places), "a worker that runs a trial"), signal.SIGKILL)
+    os.kill(until(places.worker, "a worker that runs a trial"), signal.SIGKILL)
     result = started.wait(LIMIT)
     assert result.status == 0, result.err
     assert_whole(command, places, 8)
-
-
-def workers(places: Places) -> int:
-    """The process id of a worker with a guest, or 0."""
-    found = places.processes()
-    for pid, name in found.items():
-        if name.startswith("qemu"):
-            supervisor = _parent(pid)
-            return _parent(supervisor) if supervisor in found else 0
-    return 0
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def test_a_trial_that_ends_three_workers_is_set_aside(
@@ -135,7 +118,7 @@ def test_a_trial_that_ends_three_workers_is_set_aside(
     started = soak("--runs", "1", "--jobs", "1")
     killed: set[int] = set()
     for _ in range(3):
-        pid = until(lambda: {workers(places)} - {0} - killed, "the next worker").pop()
+        pid = until(lambda: {places.worker()} - {0} - killed, "the next worker").pop()
         os.kill(pid, signal.SIGKILL)
         killed.add(pid)
     result = started.wait(LIMIT)
@@ -164,7 +147,7 @@ def test_ctrl_c_once_finishes_the_trials_in_flight(
 ) -> None:
     started = soak("--for", "1h", "--jobs", "2")
     until(lambda: finished(places) >= 2, "two trials", LIMIT)
-    until(lambda: workers(places), "a trial in flight", LIMIT)
+    until(places.worker, "a trial in flight", LIMIT)
     started.ctrl_c()
     result = started.wait(LIMIT)
     assert result.status == 130

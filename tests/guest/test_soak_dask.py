@@ -6,6 +6,8 @@ import csv
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,39 +15,59 @@ import osv_specimen
 import pytest
 from harness import Command, Places, until
 
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 
 Start = Callable[..., Command]
 LIMIT = 600.0
 
 
-@pytest.fixture
-def cluster(places: Places, tmp_path: Path) -> Iterator[distributed.LocalCluster]:
-    """A scheduler and two workers with a cache of their own, as on another machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in places.environment.items():
-            patch.setenv(name, value)
-        patch.setenv("OSVTRIAGE_CACHE", str(tmp_path / "worker-cache"))
-        with distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            local_directory=str(tmp_path / "dask"),
-        ) as made:
-            yield made
+# A scheduler and two workers, until standard input ends.
+CLUSTER = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        local_directory=sys.argv[1],
+    ) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
 
 
 @pytest.fixture
-def soak(
-    command: Start, cluster: distributed.LocalCluster, places: Places, tmp_path: Path
-) -> Callable[..., Command]:
+def scheduler(places: Places, tmp_path: Path) -> Iterator[str]:
+    """The address of a scheduler whose workers have a cache of their own, as on another machine."""
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    environment = {**places.environment, "OSVTRIAGE_CACHE": str(tmp_path / "worker-cache")}
+    with subprocess.Popen(
+        [sys.executable, script, tmp_path / "dask"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        yield cluster.stdout.readline().strip()
+        cluster.stdin.close()
+        cluster.wait(LIMIT)
+    places.assert_gone()
+
+
+@pytest.fixture
+def soak(command: Start, scheduler: str, places: Places, tmp_path: Path) -> Callable[..., Command]:
     kernel = osv_specimen.build(tmp_path)
     added = ["images", "add", "specimen", "--system", "osv", "--kernel", kernel]
     assert command(*added, "--append", "--threads=4").wait().status == 0
 
     def start(*arguments: str) -> Command:
-        where = ("--scheduler", cluster.scheduler_address, "--out", places.soaks / "it")
+        where = ("--scheduler", scheduler, "--out", places.soaks / "it")
         return command("soak", "osv-syscall-fpu", "--image", "specimen", *where, *arguments)
 
     return start
@@ -56,29 +78,14 @@ def trials(command: Start, places: Places) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(exported.out)))
 
 
-def guest_of_a_worker(places: Places, cluster: distributed.LocalCluster) -> int:
-    """The process id of a Dask worker that runs a guest; 0 while none does."""
-    for pid, name in places.processes().items():
-        while name.startswith("qemu") and pid > 1:
-            if pid in {worker.pid for worker in cluster.workers.values()}:
-                return pid
-            try:
-                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                return 0
-    return 0
-
-
 def test_a_lost_worker_s_trials_are_run_again(
     soak: Callable[..., Command],
     command: Start,
-    cluster: distributed.LocalCluster,
     places: Places,
     tmp_path: Path,
 ) -> None:
     started = soak("--runs", "40", "--keep", "1M")
-    pid = until(lambda: guest_of_a_worker(places, cluster), "a trial on a worker", LIMIT)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(until(places.worker, "a trial on a worker", 45), signal.SIGKILL)
     result = started.wait(LIMIT)
     assert result.status == 0, result.err
     rows = trials(command, places)
