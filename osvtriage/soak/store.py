@@ -108,13 +108,18 @@ class Store:
                 f"{directory} is not the directory of a soak",
                 "`osvtriage soaks list` shows those there are",
             )
-        return cls(directory, _connect(directory / FILE, writing=False), None)
+        store = cls(directory, _connect(directory / FILE, writing=False), None)
+        if not store._has_tables():
+            store.close()
+            raise UsageError(f"the soak in {directory} has only just begun", "look again later")
+        return store
 
     def close(self) -> None:
         """Close the database, and let others write."""
         self._database.close()
         if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
 
     def record(self, number: int) -> Path:
         """Where the run record of the trial *number* goes."""

@@ -18,6 +18,7 @@ import osv_specimen
 import pytest
 from harness import Command, Places, Result, until
 
+from osvtriage.model.errors import OsvtriageError
 from osvtriage.recipe.shipped import recipes_directory
 from osvtriage.soak.plan import Plan
 from osvtriage.soak.store import Store
@@ -61,13 +62,10 @@ def finished(places: Places) -> int:
     """How many trials are on disk."""
     try:
         store = Store.read(places.soaks / "it")
-    except Exception:
+    except OsvtriageError:
         return 0
     try:
         return sum(1 for _ in store.verdicts())
-    except Exception:
-        # Its tables are not there yet.
-        return 0
     finally:
         store.close()
 
