@@ -49,6 +49,8 @@ class Request:
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. ``program`` takes the payload's place.
     ``stacks``: the high-water marks of all tasks' stacks are taken.
+    ``jitter`` is the number of seconds by which a guest that starts from a snapshot waits before
+    its workload.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class Request:
     steering: Steering = WHOLE
     program: OwnProgram | None = None
     stacks: bool = False
+    jitter: float = 0.0
 
 
 class Observer(Protocol):

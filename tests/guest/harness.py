@@ -111,12 +111,18 @@ class Places:
     runtime: Path
 
     @property
+    def soaks(self) -> Path:
+        """Where soaks go."""
+        return self.runs.parent / "soaks"
+
+    @property
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
             "OSVTRIAGE_CACHE": str(self.cache),
             "OSVTRIAGE_DATA": str(self.runs.parent / "data"),
             "OSVTRIAGE_RUNS": str(self.runs),
+            "OSVTRIAGE_SOAKS": str(self.soaks),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TERM": "xterm",
         }
@@ -151,6 +157,15 @@ class Places:
         stat = Path(f"/proc/{self.process('qemu')}/stat").read_text()
         return int(stat.rpartition(")")[2].split()[1])
 
+    def worker(self) -> int:
+        """The process of a soak's worker that has a guest, which is its grandchild; 0 where none
+        has."""
+        found = self.processes()
+        for pid, name in found.items():
+            if name.startswith("qemu") and (supervisor := _parent(pid)) in found:
+                return _parent(supervisor)
+        return 0
+
     def sockets(self) -> list[Path]:
         """What is in the runtime directory."""
         return list(self.runtime.glob("osvtriage/*"))
@@ -159,7 +174,10 @@ class Places:
         """What is not whole yet, or never will be."""
         return [
             path
-            for directory in (self.runs, self.cache, self.cache / "images")
+            for directory in (
+                *(self.runs, self.cache, self.cache / "images"),
+                *(self.soaks, *self.soaks.glob("*/records")),
+            )
             for path in (*directory.glob(".part-*"), *directory.glob("*/.part-*"))
         ]
 
@@ -179,6 +197,14 @@ class Places:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         return list(left.values())
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process; 0 where it has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @dataclass
