@@ -278,6 +278,7 @@ class Trial:
         """Arm the probes, let the guest go on, and where it waits for a word, type that."""
         await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         if self.request.stacks:
+            assert self.resolved is not None
             await high_water.arm(self._elf, self.resolved, self.directory, self._run_in_gdb)
         await self._ask("-exec-continue")
         if self.prepared.waits:
