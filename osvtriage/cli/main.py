@@ -39,6 +39,7 @@ _COMMANDS = {
         "Fork at every instruction of a critical section.",
     ),
     "compare": ("osvtriage.cli.compare", "compare", "Say whether two soaks differ."),
+    "report": ("osvtriage.cli.report", "report", "Make a page, or a CI file, of a soak or a run."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EVIL "\033]0;owned\007\033[31m\033[?1049h\x9b\x80\xff\xfe\xe2\x80\xae"
+#define EVIL "\033]0;owned\007\033[31m\033[?1049h\x9b\x80\xff\xfe\xe2\x80\xae]]>&<i>"
 
 int main(void)
 {
