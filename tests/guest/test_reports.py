@@ -20,6 +20,7 @@ import xmlschema
 from harness import Command, Places, write_recipe
 from playwright.sync_api import Page, sync_playwright
 
+from osvtriage.model.verdict import Verdict
 from osvtriage.report.material import of_run
 from osvtriage.soak.record import SoakRecord
 from osvtriage.soak.stopping import Runs, tally_of
@@ -110,7 +111,7 @@ def soak_of(run: Path, directory: Path) -> Path:
         }
     )  # fmt: skip
     (place / "run.json").unlink()
-    made.model_copy(update={"findings": [finding], "verdict": "reproduced"}).write(place)
+    made.model_copy(update={"findings": [finding], "verdict": Verdict.REPRODUCED}).write(place)
     base = of_run(made, run).outcomes[0]
     outcomes = []
     for number in range(1, 41):
@@ -132,7 +133,7 @@ def soak_of(run: Path, directory: Path) -> Path:
 
 
 def is_quiet(page: Page, seen: Seen, path: Path) -> None:
-    """No message, no request but for the file, no script of the guest's; and no wider than it is."""
+    """No message, no request but for the file, no script of the guest's; no wider than a phone."""
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert seen.console == []
     assert [url for url in seen.requests if not url.startswith("data:")] == [path.as_uri()]
@@ -161,7 +162,7 @@ def test_reports_of_a_hostile_guests_run(
 ) -> None:
     run, _ = hostile_run
     console = (run / "console.log").read_bytes()
-    for bad in (b"\x1b]0;owned", b"\x00", b"\xff\xfe", b"]]>"):
+    for bad in (b"\x1b]0;owned", b"\x00", b"\xff\xfe", b"]]>", b"</pre><script>"):
         assert bad in console
     assert command("report", run, *OUTPUTS, cwd=tmp_path).wait().status == 0
     is_valid(tmp_path)
@@ -172,6 +173,7 @@ def test_reports_of_a_hostile_guests_run(
     # Escaped, not dropped, and not taken for markup.
     assert r"\x1b]0;owned\x07" in text
     assert "]]>&<i>" in text
+    assert "</pre><script>document.title = 'owned'</script>" in text
     assert page.title().startswith("inconclusive: trimmed")
 
 

@@ -106,13 +106,13 @@ def soak(rule: Rule, rate: float, random: Random, jobs: int) -> Course:
 
 
 RULES: dict[str, tuple[Rule, int]] = {
-    "runs": (Runs(40), 3),
-    "for": (For(8), 3),
+    "runs": (Runs(25), 3),
+    "for": (For(5), 3),
     # What never comes is not waited for.
     "until-reproduced": (FirstOf((UntilReproduced(), Runs(120))), 1),
-    "until-reproduced-jobs": (FirstOf((UntilReproduced(), Runs(60))), 4),
-    "until-rate": (UntilRate(0.15), 1),
-    "until-rate-jobs": (UntilRate(0.2), 4),
+    "until-reproduced-jobs": (FirstOf((UntilReproduced(), Runs(40))), 4),
+    "until-rate": (UntilRate(0.18), 1),
+    "until-rate-jobs": (UntilRate(0.25), 4),
 }
 
 
