@@ -40,6 +40,7 @@ def report(directory: Path, files: tuple[Path, ...], kind: str | None) -> None:
     from osvtriage.model.errors import UsageError
     from osvtriage.report import written
     from osvtriage.report.material import load
+    from osvtriage.soak.begin import named
 
     if not files and kind is None:
         raise UsageError(
@@ -48,7 +49,7 @@ def report(directory: Path, files: tuple[Path, ...], kind: str | None) -> None:
     if kind is not None and len(files) > 1:
         raise UsageError("--format is for one file; the endings of several say what each is")
     kinds = [kind or written.kind_of(file) for file in files]
-    material = load(directory)
+    material = load(named(directory))
     if not files and kind is not None:
         click.echo(written.render(material, kind), nl=False)
     # All of them, before the first is written: a missing package leaves no half of a report.

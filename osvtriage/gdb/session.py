@@ -36,7 +36,7 @@ class MiSession:
 
     def __init__(self, gdb: Path, log: Path, on_console: Callable[[str], None]) -> None:
         self._log: BinaryIO = log.open("wb", buffering=0)
-        self._on_console = on_console
+        self.on_console = on_console
         self._token = 0
         self._answers: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -111,7 +111,7 @@ class MiSession:
             self.stops.put_nowait(payload or {})
         elif kind == "console":
             self._note(payload or "")
-            self._on_console(payload or "")
+            self.on_console(payload or "")
         elif kind in ("log", "output", "target"):
             self._note(str(payload or text))
 
@@ -174,6 +174,11 @@ class MiSession:
             return None
         blocks = answer["memory"]
         return bytes.fromhex(blocks[0]["contents"]) if len(blocks) == 1 else None
+
+    def log_to(self, path: Path) -> None:
+        """Write what is said from here on into the new file *path*."""
+        self._log.close()
+        self._log = path.open("wb", buffering=0)
 
     def close(self) -> None:
         """Stop reading and close the pipes; the supervisor ends the process."""

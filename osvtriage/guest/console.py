@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ class Console:
     def __init__(self) -> None:
         self._spawn: fdpexpect.fdspawn[bytes] | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._read = 0
+        self._progress = asyncio.Event()
 
     def connect(self, path: Path) -> None:
         """Connect before the guest runs, so that nothing that it prints is lost."""
@@ -58,11 +61,25 @@ class Console:
             except ConnectionResetError:
                 # QEMU was killed with something typed that the guest had not read.
                 return
+            ends = (spawn.before, spawn.after)
+            self._read += sum(len(end) for end in ends if isinstance(end, bytes))
+            self._progress.set()
             raw = spawn.after if matched == 1 else spawn.before
             line = raw.decode("utf-8", "replace").rstrip("\r") if isinstance(raw, bytes) else ""
             if line.strip():
                 self.tail.append(line)
                 yield line
+
+    async def caught_up(self, size: int) -> None:
+        """Wait until all lines within the first *size* bytes were handed out."""
+        while self._read < size:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def forget(self) -> None:
+        """Count the bytes of :meth:`caught_up`, and the last lines, from here on anew."""
+        self._read = 0
+        self.tail.clear()
 
     def send(self, line: str) -> None:
         """Type *line* into the console."""

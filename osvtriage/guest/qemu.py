@@ -15,7 +15,8 @@ class Boot:
     """What a guest boots from and on.
 
     A kernel that is a disk is the guest's first disk, and boots by its own boot sector: ``initrd``
-    and ``append`` do not reach it.
+    and ``append`` do not reach it. ``snapshots`` is a raw file over which QEMU can keep snapshots
+    of the whole guest, which does not see it.
     """
 
     arch: Arch
@@ -28,6 +29,7 @@ class Boot:
     cpu: str
     kernel_format: KernelFormat = "elf"
     disks: tuple[Disk, ...] = ()
+    snapshots: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
         arguments += ["-append", boot.append]
     for number, (path, format_) in enumerate(disks):
         arguments += _disk(f"disk{number}", path, format_)
+    if boot.snapshots is not None:
+        # No device has it, so the guest does not see it; savevm takes any image that is written to.
+        arguments += _disk("snapshots", boot.snapshots, "raw")[:2]
     return arguments
 
 
@@ -114,7 +119,8 @@ def command_line(
         *_chardev("qmp-outside", sockets.qmp_outside),
         "-mon",
         "chardev=qmp-outside,mode=control",
-        *_chardev("console", sockets.console, f",logfile={_escaped(console_log)}"),
+        # Appended to, so that the log can be emptied between the trials of one guest.
+        *_chardev("console", sockets.console, f",logfile={_escaped(console_log)},logappend=on"),
         "-serial",
         "chardev:console",
     ]

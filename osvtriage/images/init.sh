@@ -24,9 +24,22 @@ done
 # a line on the console. The kernel's command line asks for that: what the kernel does not know of
 # the form name=value is in the environment of PID 1.
 printf '\nosvtriage: ready\n'
+word=
 if [ -n "$osvtriage_wait" ]; then
-    read -r _
+    read -r word
 fi
+
+# Where a snapshot of this guest is taken while it waits, the line tells each trial apart: the clock
+# and the random numbers are inside the snapshot. "seed=N" is for the payload, "jitter=N" the
+# microseconds by which it starts later against the timer's tick, and "stay" keeps the guest.
+seed= jitter= stay=
+for item in $word; do
+    case $item in
+    seed=*) seed=${item#seed=} ;;
+    jitter=*) jitter=${item#jitter=} ;;
+    stay) stay=yes ;;
+    esac
+done
 
 # What stood after " -- " on the kernel's command line arrives as this script's arguments; before it
 # the words that the kernel did not know, such as nokaslr, which is its unpacker's on x86. Where the
@@ -37,6 +50,13 @@ case " $* " in
     shift
     ;;
 esac
+if [ -n "$seed" ] && [ "$1" = --seed ]; then
+    shift 2
+    set -- --seed "$seed" "$@"
+fi
+if [ -n "$jitter" ]; then
+    usleep "$jitter"
+fi
 
 # A payload that is absent gives 127, as in any shell; one that a signal killed gives 128 + number.
 if [ -x /payload ]; then
@@ -48,6 +68,11 @@ fi
 
 # osvtriage waits for this line. The payload may have left one unfinished, too.
 printf '\nosvtriage: exit status=%d\n' "$status"
+
+# What comes next is that the snapshot is loaded again.
+if [ -n "$stay" ]; then
+    read -r _
+fi
 
 # Not plain poweroff: without -f it asks PID 1, which is this script, and waits for ever.
 poweroff -f

@@ -17,7 +17,7 @@ from osvtriage.model.errors import ImageError
 
 # What the init script calls by name, and a shell for payloads that use system(3). Whether busybox's
 # shell finds its applets by itself depends on its build (FEATURE_SH_STANDALONE), hence links.
-_APPLETS = ("sh", "mount", "insmod", "poweroff", "halt", "sleep", "cat", "dmesg")
+_APPLETS = ("sh", "mount", "insmod", "poweroff", "halt", "sleep", "usleep", "cat", "dmesg")
 
 PAYLOAD = "payload"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 CACHE_VARIABLE = "OSVTRIAGE_CACHE"
 DATA_VARIABLE = "OSVTRIAGE_DATA"
 RUNS_VARIABLE = "OSVTRIAGE_RUNS"
+SOAKS_VARIABLE = "OSVTRIAGE_SOAKS"
 
 
 def cache_directory() -> Path:
@@ -39,3 +40,12 @@ def runs_directory() -> Path:
     from platformdirs import user_state_path
 
     return user_state_path("osvtriage") / "runs"
+
+
+def soaks_directory() -> Path:
+    """Where soaks go unless told otherwise. ``OSVTRIAGE_SOAKS`` moves it."""
+    if override := os.environ.get(SOAKS_VARIABLE):
+        return Path(override).expanduser().absolute()
+    from platformdirs import user_state_path
+
+    return user_state_path("osvtriage") / "soaks"

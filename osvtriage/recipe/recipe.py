@@ -174,6 +174,9 @@ class Workload(Table):
 
     With a ``linkage`` the payload is linked with the glibc of the image's suite, which it brings
     along; else it is static, with the host's.
+
+    ``snapshot`` allows soaks to start its trials from a snapshot: only where a test has compared
+    their rate with that of trials that boot.
     """
 
     payload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -182,6 +185,7 @@ class Workload(Table):
     append: CommandLine = ""
     limit: Annotated[float, Field(gt=0)] = 300.0
     duration: Annotated[float, Field(gt=0)] | None = None
+    snapshot: bool = False
 
 
 class Interleave(Table):

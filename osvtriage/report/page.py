@@ -119,7 +119,8 @@ def environment_of(material: Material) -> list[tuple[str, str]]:
         rows += [("intervention", f"{one.stimulus}: {one.what}") for one in record.interventions]
         rows.append(("vCPUs", record.smp if material.single else None))
         rows.append(("started", record.started))
-    for name, value in summary.host.items():
+    host = next(iter(material.runs.values())).record.host.model_dump() if material.runs else {}
+    for name, value in (host | summary.host).items():
         text = value if isinstance(value, str | int | float) else json.dumps(value)
         rows.append((name.replace("_", " "), None if value is None else text))
     return [(name, str(value)) for name, value in rows if value not in (None, "")]

@@ -219,7 +219,11 @@ class Timings(_Object):
 
 
 class RunRecord(_Object):
-    """One run, whole: what ``run --json`` prints and ``run.json`` holds."""
+    """One run, whole: what ``run --json`` prints and ``run.json`` holds.
+
+    ``start`` says whether the guest was booted for it or loaded from a snapshot; ``jitter`` is the
+    number of seconds by which its workload then started later.
+    """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -249,6 +253,8 @@ class RunRecord(_Object):
     stops: int
     timings: Timings
     seed: int
+    start: Literal["boot", "snapshot"] = "boot"
+    jitter: Seconds = 0
     started: str
 
     def to_json(self) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Request:
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. Of the boundaries of an interleaving only
     ``boundary`` is forked at, or the first ``limit``. ``program`` takes the payload's place.
+    ``jitter`` is the number of seconds by which a guest that starts from a snapshot waits before
+    its workload.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Request:
     boundary: str | None = None
     limit: int | None = None
     program: OwnProgram | None = None
+    jitter: float = 0.0
 
 
 class Observer(Protocol):

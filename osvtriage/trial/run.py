@@ -24,19 +24,20 @@ from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
 from osvtriage.systems import SYSTEMS
-from osvtriage.trial import checking, interruptible, library, record, reproducer
-from osvtriage.trial.interleaving import Interleaving
+from osvtriage.trial import checking, library, record, reproducer
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.request import Observer, OwnProgram, Request
+from osvtriage.trial.start import Boot, Start
 from osvtriage.trial.trial import Seen, Trial
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user chose; ``None`` leaves it to the recipe."""
+    """What the user chose; ``None`` leaves it to the recipe. ``ready`` is an image that was found
+    and checked before, whatever ``image`` and ``kernel`` say."""
 
     variant: str = AS_IS
     image: str | None = None
@@ -52,10 +53,16 @@ class Options:
     boundary: str | None = None
     limit: int | None = None
     program: OwnProgram | None = None
+    jitter: float = 0.0
+    ready: Image | None = None
 
 
 def run(
-    recipe: Recipe, source: str, options: Options, observer: Observer
+    recipe: Recipe,
+    source: str,
+    options: Options,
+    observer: Observer,
+    start: Start | None = None,
 ) -> tuple[RunRecord, Path]:
     """Run *recipe* once; the record and the directory that holds it.
 
@@ -64,6 +71,7 @@ def run(
     Args:
         source: the recipe as the user named it: what it names is looked up beside it, and the
             command that reproduces the run names it so.
+        start: how the guest starts; from its boot, unless told otherwise.
 
     Raises:
         UsageError: what is asked for does not exist or does not fit: nothing was run.
@@ -79,7 +87,7 @@ def run(
     sweep_leftovers()
     atomic.sweep(out.parent)
     started, begun = datetime.now(UTC), time.monotonic()
-    work = _Work(recipe, source, options)
+    work = _Work(recipe, source, options, start or Boot())
     with atomic.new_directory(out) as directory:
         judgement = work.outcome(directory, observer)
         work.seen.timings["total"] = time.monotonic() - begun
@@ -91,8 +99,9 @@ def run(
 class _Work:
     """The stages of one run; what a failed stage leaves behind still goes into the record."""
 
-    def __init__(self, recipe: Recipe, source: str, options: Options) -> None:
+    def __init__(self, recipe: Recipe, source: str, options: Options, start: Start) -> None:
         self.recipe = recipe
+        self.start = start
         self.recipe_directory = library.find(source).parent
         self.options = options
         self.command = _command(source, options)
@@ -125,7 +134,9 @@ class _Work:
 
     def _execute(self, directory: Path, observer: Observer) -> None:
         begun = time.monotonic()
-        self.image = self._choose_image(observer)
+        self.image = self.options.ready or choose_image(
+            self.recipe, self.options.image, self.options.kernel, observer
+        )
         request = Request(
             recipe=self.recipe,
             recipe_directory=self.recipe_directory,
@@ -141,13 +152,13 @@ class _Work:
             boundary=self.options.boundary,
             limit=self.options.limit,
             program=self.options.program,
+            jitter=self.options.jitter,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
-        kind = Interleaving if self.variant.interleave else Trial
-        trial = kind(request, self.prepared, directory, observer, self.seen)
+        trial = self.start.trial_of(request, self.prepared, directory, observer, self.seen)
         try:
-            interruptible.run(trial.run())
+            self.start.run(trial)
         finally:
             self._write_evidence(directory, trial)
         if self.variant.interleave:
@@ -171,15 +182,6 @@ class _Work:
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
-
-    def _choose_image(self, observer: Observer) -> Image:
-        def progress(message: str) -> None:
-            observer.phase("image", message)
-
-        store = ImageStore()
-        name = self.options.image or self.recipe.image or _only_image(store, self.recipe)
-        image = store.ensure(name, progress)
-        return store.with_kernel(image, self.options.kernel) if self.options.kernel else image
 
     def to_record(self, judgement: Judgement, started: datetime) -> RunRecord:
         seen, prepared = self.seen, self.prepared
@@ -255,6 +257,8 @@ class _Work:
                 **{name: round(value, 4) for name, value in seen.timings.items()}
             ),
             seed=self.options.seed,
+            start=self.start.name,
+            jitter=self.options.jitter,
             started=started.isoformat(timespec="seconds"),
         )
 
@@ -277,6 +281,14 @@ class _Work:
             for stimulus, what in _STEERING.get(self.variant.interleave or "", ())
             if self.seen.boundaries
         ]
+        if self.start.name == "snapshot":
+            what = (
+                "the guest's state was loaded from a snapshot taken after its boot, and its "
+                f"workload told the seed {self.options.seed}, to start "
+                f"{self.options.jitter * 1000:.3f} ms later"
+            )
+            loaded = record.InterventionRecord(stimulus="snapshot", thread=None, what=what)
+            steered.append(loaded)
         return steered + [
             record.InterventionRecord(
                 stimulus="paint",
@@ -324,6 +336,23 @@ _STEERING = {
     "recovery": _HOLD,
     "recovery-disabled": (*_HOLD, ("write", "in_flight_stack was overwritten with 0 in the child")),
 }
+
+
+def choose_image(
+    recipe: Recipe, name: str | None, kernel: Path | None, observer: Observer
+) -> Image:
+    """The image *name*, or else the recipe's own, made if need be; with the user's *kernel*.
+
+    Raises:
+        UsageError: there is none, or it is left open which.
+    """
+
+    def progress(message: str) -> None:
+        observer.phase("image", message)
+
+    store = ImageStore()
+    image = store.ensure(name or recipe.image or _only_image(store, recipe), progress)
+    return store.with_kernel(image, kernel) if kernel else image
 
 
 def _only_image(store: ImageStore, recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
-from osvtriage.consoles.payload import PayloadReport
+from osvtriage.consoles.payload import PayloadLine, PayloadReport
 from osvtriage.gdb.inside import (
     ANSWER_PREFIX,
     EVENT_PREFIX,
@@ -85,6 +85,8 @@ class Trial:
         self.request = request
         self.prepared = prepared
         self.directory = directory
+        # Where QEMU writes its log and the console's.
+        self.logs = directory
         self.observer = observer
         self.seen = seen
         self.resolved: Resolved | None = None
@@ -104,16 +106,7 @@ class Trial:
             OsvtriageError: QEMU or gdb failed, or the guest is not the kernel it should be.
         """
         async with AsyncExitStack() as stack:
-            self._stack = stack
-            self._processes = Processes()
-            stack.push_async_callback(self._processes.close)
-            self._monitor = Monitor()
-            stack.push_async_callback(self._monitor.close)
-            self._console = Console()
-            stack.callback(self._console.close)
-            self._gdb = await stack.enter_async_context(
-                MiSession(self.prepared.gdb, self.directory / "gdb.log", self._on_gdb_text)
-            )
+            await self._open(stack)
             try:
                 await self._start()
                 if self.prepared.waits:
@@ -130,23 +123,37 @@ class Trial:
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
         return self.seen
 
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Make what the trial is connected through; *stack* ends all of it."""
+        self._stack = stack
+        self._processes = Processes()
+        stack.push_async_callback(self._processes.close)
+        self._monitor = Monitor()
+        stack.push_async_callback(self._monitor.close)
+        self._console = Console()
+        stack.callback(self._console.close)
+        self._gdb = await stack.enter_async_context(
+            MiSession(self.prepared.gdb, self.directory / "gdb.log", self._on_gdb_text)
+        )
+
     async def _start(self) -> None:
         """Start QEMU, its guest stopped at reset, and gdb, not attached yet."""
         self.observer.phase("boot", f"{self.request.smp} vCPU, {self.prepared.accelerator.name}")
         sockets = Sockets(self._processes.directory)
-        log = log_file(self.directory / "qemu.log")
+        log = log_file(self.logs / "qemu.log")
         null = log_file(Path("/dev/null"))
         argv = command_line(
             self.prepared.qemu,
             self.prepared.boot,
             sockets,
-            self.directory / "console.log",
+            self.logs / "console.log",
             payload_console.WAIT if self.prepared.waits else "",
         )
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
         await self._gdb.attach()
-        self._watch = Watch(qemu, self._gdb, self._monitor, self._console, self.directory)
+        self._qemu = qemu
+        self._watch = Watch(qemu, self._gdb, self._monitor, self._console, self.logs)
         await self._watch.until(self._monitor.connect(sockets.qmp), "QEMU's control socket")
         self.seen.qemu_version = self._monitor.version
         self._console.connect(sockets.console)
@@ -183,11 +190,15 @@ class Trial:
             own_userland=not self.prepared.waits,
         )
         self._count_probes()
-        plan = self.resolved.plan
-        (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
+        self._write_plan()
         package = str(Path(__file__).parents[2])
         await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
         await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
+
+    def _write_plan(self) -> None:
+        assert self.resolved is not None
+        plan = self.resolved.plan
+        (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
 
     def _count_probes(self) -> None:
         assert self.resolved is not None
@@ -241,6 +252,12 @@ class Trial:
 
     async def _arm(self) -> None:
         begun = time.monotonic()
+        await self._compare_code()
+        await self._let_go("go")
+        self.seen.timings["arm"] = time.monotonic() - begun
+
+    async def _compare_code(self) -> None:
+        """See that the guest runs the kernel that the probes are for."""
         assert self.resolved is not None
         self.observer.phase("arm", f"{len(self.resolved.plan.probes)} probes")
         patched = [
@@ -251,11 +268,13 @@ class Trial:
         ]
         for sample in (*self.resolved.samples, *patched):
             identity.compare(sample, self._elf, await self._read_sample(sample))
+
+    async def _let_go(self, word: str) -> None:
+        """Arm the probes, let the guest go on, and where it waits for a word, type that."""
         await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         await self._ask("-exec-continue")
         if self.prepared.waits:
-            self._console.send("go")
-        self.seen.timings["arm"] = time.monotonic() - begun
+            self._console.send(word)
 
     async def _read_sample(self, sample: Sample) -> bytes | None:
         """The guest's bytes. gdb reads 2 KiB at a time: much is read by QEMU, into a file."""
@@ -376,14 +395,20 @@ class Trial:
 
     async def _read_console(self) -> None:
         async for line in self._console.lines():
-            if (said := payload_console.parse(line)) is not None:
-                if said.event == payload_console.READY:
-                    self._ready.set()
-                    continue
-                self.seen.payload.feed(said)
-                self.observer.payload(said)
-            elif self._watch.trouble is None:
-                self._watch.trouble = self._trouble(line)
+            self._on_line(line)
+
+    def _on_line(self, line: str) -> None:
+        if (said := payload_console.parse(line)) is not None:
+            if said.event == payload_console.READY:
+                self._ready.set()
+                return
+            self._on_payload(said)
+        elif self._watch.trouble is None:
+            self._watch.trouble = self._trouble(line)
+
+    def _on_payload(self, said: PayloadLine) -> None:
+        self.seen.payload.feed(said)
+        self.observer.payload(said)
 
     def _on_gdb_text(self, text: str) -> None:
         if text.startswith(EVENT_PREFIX):

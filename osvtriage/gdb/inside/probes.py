@@ -257,6 +257,14 @@ class Session:
         for probe in self.probes.values():
             probe.settle()
 
+    def remove(self) -> None:
+        """Delete every breakpoint."""
+        for probe in self.probes.values():
+            for stop in (*probe.entries, *probe.exits.values()):
+                stop.delete()
+        for finder in self.finders:
+            finder.delete()
+
     def arm_followers(self, passed: str, thread: ThreadKey) -> None:
         """Arm, for *thread*, the probes that wait for the probe *passed*."""
         for probe in self.probes.values():
@@ -294,8 +302,13 @@ _session: Session | None = None
 
 
 def arm(path: str) -> None:
-    """Make the probes of the plan in the file *path*, and arm those that wait for no other."""
+    """Make the probes of the plan in the file *path*, and arm those that wait for no other.
+
+    Those of an earlier plan are removed: the guest was made what it was before them.
+    """
     global _session
+    if _session is not None:
+        _session.remove()
     with open(path, encoding="utf-8") as file:
         _session = Session(GdbPlan.from_json(file.read()))
     _session.arm()

@@ -1,0 +1,45 @@
+"""How the guest of a trial starts: from its boot, or from a snapshot of one that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+from osvtriage.trial import interruptible
+from osvtriage.trial.interleaving import Interleaving
+from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.trial import Seen, Trial
+
+
+class Start(Protocol):
+    """Makes and runs trials. ``name`` is how the run record calls this way."""
+
+    @property
+    def name(self) -> Literal["boot", "snapshot"]:
+        """How the run record calls it."""
+
+    def trial_of(
+        self, request: Request, prepared: Prepared, directory: Path, observer: Observer, seen: Seen
+    ) -> Trial:
+        """The trial that *request* asks for."""
+
+    def run(self, trial: Trial) -> None:
+        """Run *trial* to its end."""
+
+
+class Boot:
+    """Every trial boots a guest of its own."""
+
+    name: Literal["boot"] = "boot"
+
+    def trial_of(
+        self, request: Request, prepared: Prepared, directory: Path, observer: Observer, seen: Seen
+    ) -> Trial:
+        """The trial that *request* asks for."""
+        kind = Interleaving if request.variant.interleave else Trial
+        return kind(request, prepared, directory, observer, seen)
+
+    def run(self, trial: Trial) -> None:
+        """Run *trial* to its end; a signal cancels it."""
+        interruptible.run(trial.run())
