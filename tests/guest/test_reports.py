@@ -17,7 +17,7 @@ import jsonschema
 import junitparser
 import pytest
 import xmlschema
-from harness import Command, Places, write_recipe
+from harness import LIMIT, Command, Places, write_recipe
 from playwright.sync_api import Page, sync_playwright
 
 from osvtriage.model.verdict import Verdict
@@ -217,18 +217,29 @@ def test_a_page_that_is_not_quiet_is_noticed(look: Any, tmp_path: Path) -> None:
             is_quiet(page, seen, path)
 
 
-def test_reports_of_a_guest_that_reproduces(
+def test_a_real_soak_from_its_conditions_to_its_page(
     trimmed: Path, command: Callable[..., Command], look: Any, tmp_path: Path
 ) -> None:
-    """What a real finding shows: expected beside seen, and the road into the kernel."""
-    out = tmp_path / "record"
-    assert command("run", trimmed, "--variant", "reverted", "--out", out).wait().status == 1
-    assert command("report", out, *OUTPUTS, cwd=tmp_path).wait().status == 0
+    """The exit status, what two trials can tell, and a finding of a real guest on the page."""
+    soak = tmp_path / "soak"
+    options = ["--variant", "reverted", "--runs", "2", "--out", soak]
+    conditions = ["--fail-on", "reproduced", "--fail-on", "inconclusive>0.5"]
+    failed = command("soak", trimmed, *options, *conditions).wait(2 * LIMIT)
+    assert failed.status == 1, failed.err
+    assert "fails    reproduced: in 2 of 2 trials" in failed.out
+    assert "inconclusive>0.5" not in failed.out
+
+    few = command("compare", soak, soak).wait()
+    assert few.status == 125, few.err
+    assert "TOO FEW TRIALS" in few.out
+
+    assert command("report", soak, *OUTPUTS, cwd=tmp_path).wait().status == 0
     is_valid(tmp_path)
+    (suite,) = junitparser.JUnitXml.fromstring((tmp_path / "r.xml").read_bytes())
+    assert (suite.tests, suite.failures) == (2, 2)
     page, seen = look(tmp_path / "r.html")
-    text = page.inner_text("body")
-    assert "REPRODUCED" in text
-    assert "save_fpu" in text
-    assert "vs0" in text
-    assert page.locator("details.signature td.hex mark").count() > 0
     is_quiet(page, seen, tmp_path / "r.html")
+    text = page.inner_text("body")
+    assert "Reproduced in 2 of 2 conclusive trials." in text
+    assert "flush_all_to_thread" in text
+    assert page.locator("details.signature td.hex mark").count() > 0
