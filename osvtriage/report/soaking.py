@@ -69,7 +69,8 @@ class PlainSoak:
     def pulse(self, share: float | None, in_flight: int, stopping: str) -> None:
         """Say once why no more trials start."""
         if stopping and stopping != self._stopping:
-            self._print(f"{one_line(stopping)}; {in_flight} trials in flight are finished")
+            more = f"; {in_flight} in flight are finished" if in_flight else ""
+            self._print(f"{one_line(stopping)}{more}")
         self._stopping = stopping
 
     def _print(self, text: str) -> None:

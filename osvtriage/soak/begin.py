@@ -17,7 +17,7 @@ from osvtriage.guest import rundir
 from osvtriage.images.places import soaks_directory
 from osvtriage.images.record import Image
 from osvtriage.images.store import sweep_leftovers
-from osvtriage.model.errors import UsageError
+from osvtriage.model.errors import MissingRequirement, UsageError
 from osvtriage.recipe.recipe import AS_IS, Recipe
 from osvtriage.soak import sizing
 from osvtriage.soak.plan import FILE, Plan, matrix
@@ -71,7 +71,16 @@ def new(choice: Choice, out: Path | None, observer: Observer) -> tuple[Job, Path
     plan = _plan(choice, recipe)
     directory = _directory(plan, out)
     image = _image(plan, recipe, observer)
-    plan = replace(plan, image_name=image.name, boot_sha256=_prepare(plan, image, recipe, observer))
+    boot_sha256, why = _prepare(plan, image, recipe, observer)
+    if plan.start == "snapshot" and why is not None:
+        if choice.start is not None:
+            raise UsageError(
+                f"trials on {image.name} cannot start from a snapshot: {why}",
+                "start from boots: --start boot",
+            )
+        observer.phase("start", f"every trial boots, for {why}")
+        plan = replace(plan, start="boot")
+    plan = replace(plan, image_name=image.name, boot_sha256=boot_sha256)
     job = Job(plan, plan.recipe, image)
     directory.mkdir(parents=True, exist_ok=True)
     plan.write(directory)
@@ -92,7 +101,8 @@ def again(directory: Path, observer: Observer) -> Job:
             "trials of two recipes have no common rate: begin a new soak",
         )
     image = _image(plan, recipe, observer)
-    if _prepare(plan, image, recipe, observer) != plan.boot_sha256:
+    boot_sha256, _ = _prepare(plan, image, recipe, observer)
+    if boot_sha256 != plan.boot_sha256:
         raise UsageError(
             f"the kernel, the workload or the image is not what it was when {directory} was begun",
             "trials of two guests have no common rate: begin a new soak",
@@ -115,7 +125,20 @@ def opened(directory: Path) -> Iterator[Store]:
 
 
 def executor(job: Job, directory: Path, jobs: int | None, scheduler: str | None) -> Executor:
-    """What runs the trials: *jobs* workers on this machine, or the cluster of a *scheduler*."""
+    """What runs the trials: *jobs* workers on this machine, or the cluster of a *scheduler*.
+
+    Raises:
+        MissingRequirement: there is no Dask to find the cluster with.
+    """
+    if scheduler is not None:
+        try:
+            from osvtriage.soak.cluster import Cluster
+        except ImportError:
+            raise MissingRequirement(
+                "--scheduler needs Dask, which is not installed",
+                "install it beside osvtriage: pip install 'osvtriage[dask]'",
+            ) from None
+        return Cluster(scheduler, job, directory / RECORDS, jobs)
     return Pool(job, directory / RECORDS, jobs or sizing.jobs(job.plan, job.image))
 
 
@@ -192,14 +215,17 @@ def _image(plan: Plan, recipe: Recipe, observer: Observer) -> Image:
     return choose_image(recipe, plan.image, Path(plan.kernel) if plan.kernel else None, observer)
 
 
-def _prepare(plan: Plan, image: Image, recipe: Recipe, observer: Observer) -> str:
+def _prepare(
+    plan: Plan, image: Image, recipe: Recipe, observer: Observer
+) -> tuple[str, str | None]:
     """Make what the guests boot from, once, before several workers would at the same time.
 
     Returns:
-        One sum over all of it.
+        One sum over all of it, and why trials cannot start from a snapshot.
     """
     rundir.sweep()
     sweep_leftovers()
+    why = None
     parts: list[str | None] = [disk.sha256 for disk in image.disks]
     for name, smp in dict.fromkeys((cell.variant, cell.smp) for cell in plan.cells):
         variant = recipe.get_variant(name)
@@ -214,14 +240,10 @@ def _prepare(plan: Plan, image: Image, recipe: Recipe, observer: Observer) -> st
             qemu=Path(plan.qemu) if plan.qemu else None,
         )
         prepared = prepare(request, observer)
-        if plan.start == "snapshot" and (why := obstacle(prepared)) is not None:
-            raise UsageError(
-                f"trials on {image.name} cannot start from a snapshot: {why}",
-                "start from boots: --start boot",
-            )
+        why = why or obstacle(prepared)
         parts += [prepared.kernel.sha256, prepared.initrd_sha256, prepared.symbols_sha256]
         parts.append(prepared.boot.append)
-    return hashlib.sha256(repr((parts, image.memory)).encode()).hexdigest()
+    return hashlib.sha256(repr((parts, image.memory)).encode()).hexdigest(), why
 
 
 def found() -> list[Path]:

@@ -19,6 +19,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from osvtriage.images import atomic
 from osvtriage.model.errors import OsvtriageError
 from osvtriage.soak.plan import PlannedTrial
 from osvtriage.soak.worker import Finished, Job, Worker, set_aside
@@ -42,7 +43,7 @@ class Pool:
     """Workers on this machine; their run records go into *records* directly."""
 
     def __init__(self, job: Job, records: Path, jobs: int) -> None:
-        self.places = jobs
+        self.places: int = jobs
         self._job = job
         self._records = records
         # Not fork: that copies the threads' locks, and the soak's database.
@@ -84,6 +85,7 @@ class Pool:
             place.process.join(max(0.0, deadline - time.monotonic()))
             self._discard(place)
         self._workers.clear()
+        atomic.sweep(self._records)
 
     def _assign(self) -> None:
         while self._waiting:
@@ -128,6 +130,8 @@ class Pool:
         how = _how(place.process.exitcode)
         self._workers.remove(place)
         self._discard(place)
+        # What it had half-written of a record.
+        atomic.sweep(self._records)
         self._attempts[trial.number] += 1
         attempts = self._attempts[trial.number]
         if attempts < MOST_ATTEMPTS:

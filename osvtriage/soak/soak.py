@@ -21,9 +21,11 @@ _MOST_ERRORS = 10
 
 
 class Executor(Protocol):
-    """Runs trials, somewhere. ``places`` is how many at once."""
+    """Runs trials, somewhere."""
 
-    places: int
+    @property
+    def places(self) -> int:
+        """How many it can run at once, now."""
 
     def submit(self, trial: PlannedTrial) -> None:
         """Run *trial* as soon as there is a place."""

@@ -41,12 +41,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A trial that has ended. ``titles`` has a title for each of its signatures; ``archive`` is its
-    run record, packed, where the soak's directory is out of the worker's reach."""
+    """A trial that has ended. ``titles`` has a title for each of its signatures; ``files`` is its
+    run record, each file compressed, where the soak's directory is out of the worker's reach."""
 
     outcome: TrialOutcome
     titles: Mapping[str, str] = field(default_factory=dict)
-    archive: bytes | None = None
+    files: Mapping[str, bytes] | None = None
 
 
 class Worker:
@@ -146,7 +146,7 @@ def _signatures(record: RunRecord) -> dict[str, str]:
     return titles
 
 
-def set_aside(trial: PlannedTrial, attempts: int, how: str, seconds: float) -> Finished:
+def set_aside(trial: PlannedTrial, attempts: int | str, how: str, seconds: float) -> Finished:
     """The outcome of a trial that ended every worker that it was given to."""
     reason = f"the trial was set aside: {attempts} workers that ran it ended; the last {how}"
     signature = "error:the trial was set aside"

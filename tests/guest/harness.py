@@ -111,12 +111,18 @@ class Places:
     runtime: Path
 
     @property
+    def soaks(self) -> Path:
+        """Where soaks go."""
+        return self.runs.parent / "soaks"
+
+    @property
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
             "OSVTRIAGE_CACHE": str(self.cache),
             "OSVTRIAGE_DATA": str(self.runs.parent / "data"),
             "OSVTRIAGE_RUNS": str(self.runs),
+            "OSVTRIAGE_SOAKS": str(self.soaks),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TERM": "xterm",
         }
@@ -159,7 +165,10 @@ class Places:
         """What is not whole yet, or never will be."""
         return [
             path
-            for directory in (self.runs, self.cache, self.cache / "images")
+            for directory in (
+                *(self.runs, self.cache, self.cache / "images"),
+                *(self.soaks, *self.soaks.glob("*/records")),
+            )
             for path in (*directory.glob(".part-*"), *directory.glob("*/.part-*"))
         ]
 
