@@ -37,6 +37,8 @@ def report(directory: Path, files: tuple[Path, ...], kind: str | None) -> None:
       osvtriage report soaks/nightly -o report.html -o junit.xml -o results.sarif
       osvtriage report soaks/nightly --format markdown >> "$GITHUB_STEP_SUMMARY"
     """
+    from rich.console import Console
+
     from osvtriage.model.errors import UsageError
     from osvtriage.report import written
     from osvtriage.report.material import load
@@ -48,11 +50,14 @@ def report(directory: Path, files: tuple[Path, ...], kind: str | None) -> None:
         )
     if kind is not None and len(files) > 1:
         raise UsageError("--format is for one file; the endings of several say what each is")
-    kinds = [kind or written.kind_of(file) for file in files]
-    material = load(named(directory))
-    if not files and kind is not None:
-        click.echo(written.render(material, kind), nl=False)
-    # All of them, before the first is written: a missing package leaves no half of a report.
-    contents = [written.render(material, one) for one in kinds]
-    for file, content in zip(files, contents, strict=True):
+    kinds = [kind or written.kind_of(file) for file in files] or [str(kind)]
+    # Graphviz takes a second for a picture of large lists, and there can be many. Nothing is shown
+    # where standard error is no terminal.
+    with Console(stderr=True).status("making the report"):
+        material = load(named(directory))
+        # All of them, before the first is written: a missing package leaves no half of a report.
+        contents = [written.render(material, one) for one in kinds]
+    if not files:
+        click.echo(contents[0], nl=False)
+    for file, content in zip(files, contents, strict=False):
         written.write(file, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import re
 from collections.abc import Sequence
@@ -486,3 +487,16 @@ def test_a_soak_stopped_by_the_data_says_which_interval_it_has(tmp_path: Path) -
     made = of_soak(summary(trials, UntilReproduced()), trials, tmp_path)
     assert "a confidence sequence" in words(html(made))
     assert "a confidence sequence" in markdown(made)
+
+
+def test_a_report_of_ten_thousand_trials_takes_no_longer_for_each_of_them(tmp_path: Path) -> None:
+    """By the calls that it makes, for a machine's time is no measure: twice the trials, twice."""
+
+    def calls(count: int) -> int:
+        trials = outcomes(mixed(count // 4, count - count // 4))
+        made = of_soak(summary(trials), trials, tmp_path)
+        profile = cProfile.Profile()
+        profile.runcall(junit, made)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(400) < 2.5 * calls(200)
