@@ -190,11 +190,20 @@ def test_a_soak_of_a_hostile_guest_in_a_browser(
     path = tmp_path / "r.html"
     page, seen = look(path)
     signature = page.locator("details.signature")
-    assert not page.get_by_text("bytes that differ").is_visible()
+    values = signature.locator("td.hex")
+    assert not values.first.is_visible()
     signature.locator("summary").first.click()
-    assert page.get_by_text("bytes that differ").is_visible()
+    # On a phone one above the other, and both within its width.
+    expected, seen_value = (values.nth(number).bounding_box() for number in (0, 1))
+    assert expected["x"] == seen_value["x"]
+    assert expected["y"] + expected["height"] <= seen_value["y"]
     marked = signature.locator("td.hex mark")
     assert marked.all_inner_texts() == ["ff", "fe"]
+    page.set_viewport_size({"width": 1200, "height": 800})
+    expected, seen_value = (values.nth(number).bounding_box() for number in (0, 1))
+    assert expected["y"] == seen_value["y"]
+    assert expected["x"] < seen_value["x"]
+    page.set_viewport_size(PHONE)
     # Seen without colours too: by a line below, and bold.
     style = marked.first.evaluate("(e => [getComputedStyle(e).textDecorationLine, "
                                   "getComputedStyle(e).fontWeight])")  # fmt: skip
