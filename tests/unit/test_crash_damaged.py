@@ -105,7 +105,7 @@ def test_a_log_that_is_cut_before_the_cause_has_none() -> None:
 
 
 @given(st.sampled_from(every_name()), st.integers(0, 13_000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_wherever_it_is_cut_there_is_an_answer_or_none(name: str, at: int) -> None:
     whole, cut = crashes(text(name)), crashes(text(name)[:at])
     # A panic that was cut in its reason cannot be known as the end of the crash before it.
@@ -158,7 +158,7 @@ WORDS = st.sampled_from(
 
 @given(st.lists(WORDS | st.text(max_size=6), max_size=80).map("".join))
 @example("[    1.000000] --- interrupt: 300 at \n[    1.000000] NIP: MSR: 1\n")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_text_makes_it_raise(said: str) -> None:
     for found in crashes(said):
         holds_together(found)

@@ -96,9 +96,7 @@ with ElfImage(osv_kernel.KERNEL, X86_64) as _elf:
 DEBUG = osv_kernel.WHOLE.index(b"GCC: ("), osv_kernel.WHOLE.index(b"\0.symtab\0")
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.integers(*DEBUG), st.integers(0, 255)), max_size=6),
     length=st.one_of(st.just(len(osv_kernel.WHOLE)), st.integers(0, len(osv_kernel.WHOLE))),

@@ -85,7 +85,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         dynamic_info(tmp_path / "nonesuch", X86_64)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(at=st.integers(16, len(PROGRAM) - 1), byte=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_file_is_read_or_refused(
     at: int, byte: int, cut: bool, tmp_path_factory: pytest.TempPathFactory

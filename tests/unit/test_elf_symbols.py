@@ -235,9 +235,7 @@ PLACES = st.one_of(
 )
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(PLACES, st.integers(0, 255)), max_size=6),
     length=st.one_of(st.just(len(WHOLE)), st.integers(0, len(WHOLE))),

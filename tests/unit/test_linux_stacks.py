@@ -159,7 +159,7 @@ def test_a_list_without_end_is_not_walked_for_ever(monkeypatch: pytest.MonkeyPat
     assert seen.partial is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_damage_is_survived(data: st.DataObject) -> None:
     memory = guest({0: [0], 1: [1, 3], 2: [2]})

@@ -227,7 +227,7 @@ def test_bytes_that_differ(expected: str, seen: str, differing: Sequence[str]) -
 
 
 @given(st.text(max_size=30))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_two_values_can_be_compared(text: str) -> None:
     made = record(findings=[finding(expected={"r": text}, seen={"r": HOLDS_FPSCR})])
     (value,) = evidence(made.findings[0], made).values
@@ -313,7 +313,7 @@ def test_a_hostile_guest_cannot_break_junit(tmp_path: Path) -> None:
 
 
 @given(st.text(alphabet=st.characters(codec=None), max_size=40))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_junit_holds_any_text(text: str) -> None:
     trials = outcomes(["reproduced", "error"], reason=text, cell=text)
     made = summary(trials, command=text, variant=text)

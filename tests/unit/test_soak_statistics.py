@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
@@ -50,13 +50,11 @@ def counts_of_trials(draw: Any, most: int = 5000) -> tuple[int, int]:
 
 
 @given(st.floats(0.5, 1e5), st.floats(0.5, 1e5), st.floats(0, 1))
-@settings(deadline=None)
 def test_the_beta_function_is_scipys(a: float, b: float, x: float) -> None:
     assert incomplete_beta(a, b, x) == pytest.approx(special.betainc(a, b, x), abs=1e-9)
 
 
 @given(counts_of_trials())
-@settings(deadline=None)
 def test_intervals_of_fixed_sizes_are_scipys(count: tuple[int, int]) -> None:
     for method, ours in (("exact", clopper_pearson), ("wilson", wilson)):
         theirs = stats.binomtest(*count).proportion_ci(method=method)
@@ -65,14 +63,12 @@ def test_intervals_of_fixed_sizes_are_scipys(count: tuple[int, int]) -> None:
 
 
 @given(counts_of_trials(800), counts_of_trials(800))
-@settings(deadline=None)
 def test_fishers_test_is_scipys(a: tuple[int, int], b: tuple[int, int]) -> None:
     table = [[a[0], a[1] - a[0]], [b[0], b[1] - b[0]]]
     assert fisher(a, b) == pytest.approx(stats.fisher_exact(table)[1], abs=1e-6)
 
 
 @given(counts_of_trials())
-@settings(deadline=None)
 def test_a_confidence_sequence_is_where_the_martingale_is_small(count: tuple[int, int]) -> None:
     hits, trials = count
     got = confidence_sequence(hits, trials)
@@ -89,7 +85,6 @@ def test_a_confidence_sequence_is_where_the_martingale_is_small(count: tuple[int
 
 
 @given(counts_of_trials(), st.floats(0.001, 0.4))
-@settings(deadline=None)
 def test_the_short_cut_never_denies_an_interval_that_is_narrow(
     count: tuple[int, int], width: float
 ) -> None:
@@ -195,7 +190,6 @@ def test_the_method_is_the_one_that_is_honest() -> None:
 
 
 @given(counts_of_trials(300), st.integers(1, 8), st.data())
-@settings(deadline=None)
 def test_missing_trials_are_allowed_for_however_they_end(
     count: tuple[int, int], missing: int, data: Any
 ) -> None:

@@ -247,9 +247,7 @@ def test_a_head_that_is_never_reached_ends_the_walk(write: Write) -> None:
     assert found.records == 3
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_is_damaged_is_a_sentence(write: Write, data: st.DataObject) -> None:
     """Bytes changed where they matter: nothing is raised, and there is an answer."""
