@@ -185,6 +185,7 @@ def test_no_text_makes_it_raise(said: str) -> None:
 
 
 @given(st.binary(max_size=400))
+@settings(deadline=None)
 def test_no_bytes_make_it_raise(data: bytes) -> None:
     for found in crashes(data.decode("utf-8", "replace")):
         holds_together(found)
