@@ -27,7 +27,7 @@ def triage(path: Path, kernel: Path | None, as_json: bool) -> int:
 
     Reads a console log (Linux, OSv), a dump of the guest's memory that QEMU wrote
     (dump-guest-memory), or a run record's directory; - is standard input. Equal crashes have equal
-    signatures, whatever the build or KASLR.
+    signatures, with KASLR and without.
 
     \b
     Examples:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from osvtriage.consoles.headlines import KERNEL_BUG, PANIC, Headline, headline, is_consequence
 from osvtriage.consoles.oops import Oops
+from osvtriage.consoles.oops_lines import powerpc_registers, trace_line, x86_registers
 from osvtriage.consoles.printk import Line, lines
 from osvtriage.model.crash import Crash
 
@@ -53,7 +54,7 @@ class _Reader:
             current = self._open.get(line.caller)
             if found is not None:
                 self._headline(found, line, current)
-            elif current is not None:
+            elif current is not None and not self._is_of_the_next(line):
                 current.feed(line)
                 if current.ended:
                     self._close(current)
@@ -63,6 +64,11 @@ class _Reader:
                 self._cut_here, self._before_cut = line, self._last
             if line.text.strip():
                 self._last = line
+
+    def _is_of_the_next(self, line: Line) -> bool:
+        """Whether it is what WARN() says, right behind the scissors."""
+        known = trace_line(line.text) or x86_registers(line.text) or powerpc_registers(line.text)
+        return self._last is not None and self._last is self._cut_here and not known
 
     def _close(self, oops: Oops) -> None:
         self._open.pop(oops.caller, None)
@@ -77,20 +83,24 @@ class _Reader:
                 before.panic = reason[:300]
                 self._close(before)
                 return
+        if current is not None and not current.begun and _goes_on(current, found):
+            current.refine(found, line.text)
+            return
+        oops = Oops(found, line.text.strip(), line.number, line.stamp, line.caller)
         if current is not None:
-            if not current.begun and _goes_on(current, found):
-                current.refine(found, line.text)
-                return
             if found.kind != "panic" and not current.told:
                 current.partial.append(
                     f"another crash begins at line {line.number}, before this one is told to its "
                     "end: the lines of two CPUs are mixed, or the first led to the second"
                 )
+                oops.partial.append(
+                    f"it begins in the middle of the crash of line {current.line}: lines of that "
+                    "one may be among its own"
+                )
             current.ended = True
-        self._begin(found, line)
+        self._begin(oops, line)
 
-    def _begin(self, found: Headline, line: Line) -> None:
-        oops = Oops(found, line.text.strip(), line.number, line.stamp, line.caller)
+    def _begin(self, oops: Oops, line: Line) -> None:
         if self._cut_here is not None and self._last is not None:
             if self._last is not self._cut_here:
                 # WARN() with a format prints it between the scissors and the headline.

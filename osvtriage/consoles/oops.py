@@ -22,10 +22,10 @@ _LONGEST_DETAIL = 300
 
 # Lines of a trace that are no frames and no registers.
 _KNOWN = re.compile(
-    r"Modules linked in:|Hardware name:|Code: |Instruction dump:|Call Trace:|Workqueue: |Tainted: "
-    r"|LE PAGE_SIZE=|BE PAGE_SIZE=|PGD |Stopper: |Sending NMI|NMI backtrace|Last Breaking|Sea?g"
-    r"|unchecked |irq event stamp|hardirqs last|softirqs last|(?:XXXXXXXX|<?[0-9a-f]{8}>?) "
-    r"|---\[ end|-{8,}\[ cut here \]|Kernel Offset:|\"echo 0 > |Future hung task|R13: |note: "
+    r"Modules linked in:|Hardware name:|Code: |Instruction dump:|Workqueue: |Tainted: |Stopper: "
+    r"|[LB]E PAGE_SIZE=|PGD |Sending NMI|NMI backtrace|irq event stamp|hardirqs last|softirqs last"
+    r"|(?:XXXXXXXX|<?[0-9a-f]{8}>?) |-{8,}\[ cut here \]|Kernel Offset:|\"echo 0 > "
+    r"|Future hung task|note: "
 )
 # asm_exc_page_fault, asm_sysvec_apic_timer_interrupt, asm_common_interrupt; as arch/x86/entry has
 # them, with the names of arch/x86/include/asm/idtentry.h.
@@ -90,9 +90,9 @@ class Oops:
     _guesses: int = 0
     _tracing: bool = False
     _traced: bool = False
-    # The line that nobody can read, if it is in the trace.
+    # The first line in the trace that cannot be read.
     _unread: int | None = None
-    # A trace line that could not be read, or something else's, came last.
+    # The entry in the trace whose registers the next lines have.
     _pending: _Entered | None = None
 
     @property
@@ -171,7 +171,7 @@ class Oops:
             if self._pending is not None:
                 if name == "NIP":
                     self._pending.place = place
-                elif not self._pending.user and place.function:
+                elif not self._pending.user and _is_caller(place, self._pending.place):
                     self._trace.append(place)
             elif not self._tracing:
                 if name == "NIP":
@@ -229,7 +229,9 @@ class Oops:
             elif len(self._trace) < _MOST_FRAMES:
                 self._trace.append(found)
         elif _KNOWN.match(text) or not text.strip():
-            if self._tracing and text.startswith(("Modules linked in:", "Instruction dump:")):
+            # On x86 "Code: " is also of the places in the trace.
+            code = ("Instruction dump:", "Code: ") if self._arch == PPC64LE.name else ()
+            if self._tracing and text.startswith(("Modules linked in:", *code)):
                 self._tracing, self._pending = False, None
         elif self._tracing:
             if line.stamp is not None and self._unread is None and not self._pending:
@@ -296,8 +298,7 @@ class Oops:
         found: list[Frame] = []
         if self._top is not None:
             found.append(self._entered(self._top, outermost=False))
-            # The link register leads to the caller unless the function has called something itself.
-            if self._link is not None and self._link.function != self._top.place.function:
+            if self._link is not None and _is_caller(self._link, self._top.place):
                 found.append(_call(self._link))
         for item in self._trace:
             if isinstance(item, _Entered):
@@ -363,3 +364,8 @@ class Oops:
 
 def _call(item: TraceLine) -> Frame:
     return Frame(item.address, item.function, item.offset, "call", item.module)
+
+
+def _is_caller(link: TraceLine, place: TraceLine) -> bool:
+    """Whether powerpc's link register leads to the caller: not once the function has called."""
+    return link.function is not None and link.function != place.function

@@ -159,7 +159,7 @@ class CoreFile:
             self.partial.append(
                 f"the dump is cut short: {missing >> 20} of {whole >> 20} MiB are not there"
             )
-        self._segments = sorted(segments, key=lambda segment: segment.start)
+        self._segments = _disjoint(segments)
         self._starts = [segment.start for segment in self._segments]
 
     def notes(self) -> Iterator[Note]:
@@ -194,3 +194,16 @@ class CoreFile:
             while at >= 0:
                 yield segment.start + at - segment.offset
                 at = self._map.find(what, at + 1, last)
+
+
+def _disjoint(segments: list[_Segment]) -> list[_Segment]:
+    """*segments* by address, each piece of memory once: with paging=true it is there once for each
+    of its mappings."""
+    found: list[_Segment] = []
+    for segment in sorted(segments, key=lambda one: (one.start, -one.end)):
+        known = found[-1].end if found else 0
+        if segment.end > known:
+            skipped = max(known - segment.start, 0)
+            start, offset = segment.start + skipped, segment.offset + skipped
+            found.append(_Segment(start, segment.end, offset))
+    return found

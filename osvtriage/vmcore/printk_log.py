@@ -39,8 +39,8 @@ _STATE_SHIFT, _ID_MASK = 62, (1 << 62) - 1
 _COMMITTED, _FINALIZED = 1, 2
 # A block of text begins with its descriptor's number.
 _BLOCK_HEADER = 8
-# LOG_BUF_LEN_MAX is 2 GiB; CONFIG_LOG_BUF_SHIFT goes to 25. That many descriptors are a damaged
-# word, as that many bytes are.
+# A descriptor for every 32 bytes (PRB_AVGBITS): a log of 32 MiB, where Debian's has 256 KiB. More
+# is likelier a damaged word, and would take minutes.
 _MOST_COUNT_BITS, _MOST_SIZE_BITS = 20, 31
 _CPU_CALLER = 0x80000000
 
@@ -91,8 +91,8 @@ class _Ring:
         self._size_bits = word(data, "prb_data_ring.size_bits", 4)
         if count_bits > _MOST_COUNT_BITS or self._size_bits > _MOST_SIZE_BITS:
             raise DumpError(
-                f"the kernel's log is damaged: it has 2^{count_bits} descriptors "
-                f"and 2^{self._size_bits} bytes"
+                f"the kernel's log is damaged, or larger than osvtriage reads: it has "
+                f"2^{count_bits} descriptors and 2^{self._size_bits} bytes"
             )
         self._count = 1 << count_bits
         self._descriptors = word(descriptors, "prb_desc_ring.descs")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from crashing_guest import crashing_guest
-from harness import Command
+from harness import Command, Places, write_recipe
 
 from osvtriage.images.record import Image
 from osvtriage.images.store import ImageStore
@@ -140,3 +140,17 @@ def test_ppc64le(told: Told, directory: Path) -> None:
     assert console["crash"]["signature"] == SYSRQ
     assert dump["arch"] == "ppc64le"
     assert dump["cpus"][0]["task"] == console["crash"]["task"]
+
+
+def test_the_record_of_a_run_whose_guest_died(
+    told: Told, command: Start, places: Places, tmp_path: Path
+) -> None:
+    run = command("run", write_recipe(tmp_path / "panic.toml", "panic.c")).wait()
+    assert (run.status, run.directory is None) == (125, False)
+    assert run.directory is not None
+    found = told(run.directory)
+    assert found["source"]["form"] == "record"
+    assert found["crash"]["signature"] == SYSRQ
+    assert found["crash"]["task"]["comm"] == "payload"
+    assert found["kernel_version"] == run.record["image"]["kernel_version"]
+    places.assert_clean()

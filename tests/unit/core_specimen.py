@@ -151,15 +151,22 @@ class Guest:
         for level, entry in enumerate(entries):
             self.put(TABLES + 0x1000 * level + 8 * index[level], struct.pack("<Q", entry))
 
-    def core(self, notes: bytes = b"", order: str = "<") -> bytes:
-        """The file."""
+    def core(self, notes: bytes = b"", order: str = "<", mapped: Sequence[range] = ()) -> bytes:
+        """The file.
+
+        Args:
+            mapped: pieces of memory that have program headers of their own beside that of all.
+        """
         machine = MACHINES[self.arch]
         ident = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + b"\x01" + bytes(9)
+        count = 2 + len(mapped)
         header = struct.pack(
-            order + "16sHHIQQQIHHHHHH", ident, 4, machine, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0
+            order + "16sHHIQQQIHHHHHH", ident, 4, machine, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0
         )
-        at = 64 + 2 * 56
+        at = 64 + count * 56
         program = struct.Struct(order + "IIQQQQQQ")
         programs = program.pack(4, 0, at, 0, 0, len(notes), len(notes), 0)
-        programs += program.pack(1, 0, at + len(notes), 0, 0, MEMORY, MEMORY, 0)
+        for piece in (*mapped, range(MEMORY)):
+            offset, size = at + len(notes) + piece.start, len(piece)
+            programs += program.pack(1, 0, offset, 0x1234000, piece.start, size, size, 0)
         return header + programs + notes + bytes(self.memory)

@@ -55,6 +55,26 @@ def test_two_cpus_whose_lines_interleave_without_callers_are_named_as_such() -> 
     assert both[0].title.startswith("WARNING: CPU: 0 PID: 81 at lib/refcount.c:28")
 
 
+def test_two_real_cpus_that_warned_at_once() -> None:
+    """Recorded: one began to tell while the other was about to end, and all of both is there."""
+    both = crashes(text("linux-6.1-x86_64-two-cpus"))
+    assert [(one.cpu, one.pid, one.partial) for one in both] == [(0, 88, ()), (1, 89, ())]
+    assert both[0].signature == both[1].signature == recorded("linux-6.1-x86_64-warn").signature
+
+
+def test_two_real_cpus_that_warned_each_into_the_others_backtrace() -> None:
+    """Recorded: the second began right behind the first one's "Call Trace:"."""
+    first, second = crashes(text("linux-6.12-x86_64-two-cpus"))
+    assert (first.cpu, first.pid, second.cpu, second.pid) == (0, 152, 1, 153)
+    # What is said of the first is true, and it is said what is missing.
+    assert [frame.function for frame in first.backtrace] == ["refcount_warn_saturate"]
+    assert "another crash begins at line" in first.partial[0]
+    # The second one's own lines come last, and are whole; that they may not be is said.
+    assert second.signature == recorded("linux-6.1-x86_64-warn").signature
+    assert second.registers["rsp"] == "ffa0000000267a58"
+    assert "it begins in the middle of the crash of line" in second.partial[0]
+
+
 def test_a_second_crash_in_the_middle_of_the_first_is_named() -> None:
     lines = X86.splitlines()
     middle = next(number for number, line in enumerate(lines) if "vfs_write" in line)
@@ -165,6 +185,7 @@ def test_no_text_makes_it_raise(said: str) -> None:
 
 
 @given(st.binary(max_size=400))
+@settings(deadline=None)
 def test_no_bytes_make_it_raise(data: bytes) -> None:
     for found in crashes(data.decode("utf-8", "replace")):
         holds_together(found)

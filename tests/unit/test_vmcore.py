@@ -57,6 +57,14 @@ def test_the_log_comes_out_of_memory(write: Write, arch: str) -> None:
     assert (found.arch, found.release, found.records) == (arch, "6.1.0-50-amd64", 3)
 
 
+def test_memory_that_is_mapped_several_times(write: Write) -> None:
+    """As dump-guest-memory with paging=true writes it."""
+    pieces = [range(0x2000, 0x5000), range(0x3000, 0x4000), range(0x4000, 0x11000)]
+    found = dump(write, Guest(records=RECORDS).build().core(mapped=pieces * 2))
+    assert found.records == 3
+    assert found.partial == ["there are no registers in the dump"]
+
+
 def test_the_log_says_who_printed_where_the_kernel_keeps_that(write: Write) -> None:
     assert log(write, Guest(records=["a"], caller=81)) == "[    1.000000][   T81] a\n"
     by_cpu = Guest(records=["a"], caller=0x80000000 | 1)
