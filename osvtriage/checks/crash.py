@@ -11,7 +11,8 @@ from typing import Any
 from osvtriage.arch import Arch
 from osvtriage.checks.base import Needs
 from osvtriage.checks.stack import overwrites
-from osvtriage.model.event import Event, Frame, road, source_name
+from osvtriage.model.crash import crash_signature
+from osvtriage.model.event import Event, Frame, source_name
 from osvtriage.model.finding import CheckResult, Finding
 
 OVERWRITTEN = "an overwritten stack"
@@ -70,7 +71,7 @@ class Crash:
         return Finding(
             check="crash",
             title=self._title(fault, death),
-            signature=f"crash:{_what(fault)}:{road(outer)}",
+            signature=crash_signature(_what(fault), outer),
             probe=self.probe,
             cpu=death.cpu,
             pid=death.thread.pid,

@@ -40,6 +40,7 @@ _COMMANDS = {
     ),
     "stacks": ("osvtriage.cli.stacks", "stacks", "See how deep a guest's stacks are used."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
+    "triage": ("osvtriage.cli.triage", "triage", "Say what a guest died of."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),
     "doctor": ("osvtriage.cli.doctor", "doctor", "See what this machine has and what it lacks."),

@@ -21,6 +21,14 @@ _KILLED = re.compile(r"(?P<what>Uncaught signal \d+ .*)\. Powering off\.$")
 _REFUSAL = re.compile(r"(?P<what>\S.*)\. Powering off\.$")
 
 
+def died(line: str) -> str | None:
+    """What the kernel, or its application, died of, if *line* says so."""
+    for pattern in (*_DEATHS, _KILLED):
+        if match := pattern.search(line):
+            return match["what"].strip()
+    return None
+
+
 def trouble(line: str) -> str | None:
     """Why the guest's end is none that counts, if *line* says so."""
     for pattern in _DEATHS:

@@ -50,6 +50,12 @@ class SymbolError(OsvtriageError):
     """A symbol, an instruction shape or an offset was not found in a binary."""
 
 
+class DumpError(OsvtriageError):
+    """A dump of a guest's memory is damaged, or of a form that is not known: it tells nothing."""
+
+    exit_code = 125
+
+
 class GuestError(OsvtriageError):
     """QEMU failed: it did not start, died, or did not answer."""
 
