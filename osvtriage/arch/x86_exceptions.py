@@ -39,6 +39,11 @@ def gate(raw: bytes) -> tuple[int, int]:
     return int.from_bytes(raw[0:2] + raw[6:8] + raw[8:12], "little"), raw[4] & 7
 
 
+def with_ist(raw: bytes, ist: int) -> bytes:
+    """The gate descriptor with another IST index."""
+    return raw[:4] + bytes([raw[4] & ~7 | ist]) + raw[5:]
+
+
 def stack_pointer_of(ist: int) -> int:
     """The offset in the task-state segment of the stack pointer that the index names, 1 to 7."""
     return _IST1 + 8 * (ist - 1)

@@ -54,7 +54,8 @@ class OverflowPlan:
     """What gdb must know to move RSP of a task: addresses in one kernel, offsets in its types.
 
     A task that comes to ``stop_at`` is taken. ``stack`` leads from it to the lowest address of its
-    stack of ``stack_bytes``. ``pt_regs`` has the offsets of ``ip`` and ``sp``.
+    stack of ``stack_bytes``. ``pt_regs`` has the offsets of ``ip`` and ``sp``. The page fault's
+    gate is first made to name the stack ``page_fault_ist``, where that is given.
     """
 
     stop_at: int
@@ -64,6 +65,7 @@ class OverflowPlan:
     stack_bytes: int
     pt_regs: Mapping[str, int]
     sites: tuple[Site, ...]
+    page_fault_ist: int | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

@@ -228,7 +228,8 @@ class Variant(Table):
     with the children's ``recovery`` left alone or disabled.
 
     With ``frame_bytes`` the prediction of a sweep takes an exception's frame for so big, in place
-    of the processor's.
+    of the processor's; with ``page_fault_ist`` the guest's IDT is changed, so that a page fault
+    goes to that stack of the TSS.
 
     ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
     ``needs_symbol`` is only for guests whose kernel has that symbol.
@@ -243,6 +244,7 @@ class Variant(Table):
     needs_symbol: Symbol | None = None
     interleave: Literal["recovery", "recovery-disabled"] | None = None
     frame_bytes: Annotated[int, Field(gt=0, le=4096)] | None = None
+    page_fault_ist: Annotated[int, Field(ge=1, le=7)] | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -324,13 +326,17 @@ class Recipe(Table):
             if not self.check:
                 raise Misplaced("a recipe needs a [[check]]: what must hold?", "check")
             for index, variant in enumerate(self.variant):
-                if variant.frame_bytes is not None:
-                    raise Misplaced("`frame_bytes` needs the table [sweep]", "variant", index)
+                for key in ("frame_bytes", "page_fault_ist"):
+                    if getattr(variant, key) is not None:
+                        raise Misplaced(f"`{key}` needs the table [sweep]", "variant", index)
             return
         if (self.system, self.arch) != ("linux", "x86_64"):
             raise Misplaced("[sweep] is for linux on x86_64", "sweep")
         if self.check:
             raise Misplaced("a recipe with [sweep] has its own check", "check", 0)
+        for index, variant in enumerate(self.variant):
+            if variant.name == AS_IS and (variant.frame_bytes or variant.page_fault_ist):
+                raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
         probes = {probe.name: probe for probe in self.probe}
         for key in ("page_fault", "double_fault"):
             name = getattr(self.sweep, key)

@@ -58,6 +58,12 @@ def lines(record: OverflowRecord) -> Iterator[Text]:
             f"The variant predicts by a frame of {record.frame_bytes} bytes; the processor's has "
             f"{FRAME_BYTES}."
         )
+    ist = next((gate.ist for gate in record.gates if gate.vector == PAGE_FAULT), 0)
+    if ist:
+        yield Text()
+        yield Text(
+            f"The page fault's gate names stack IST{ist} of the TSS: RSP makes no difference."
+        )
     told = _told(record)
     if told is None:
         return

@@ -12,15 +12,16 @@ from osvtriage.model.overflow import Access, Case, KernelStack, Site
 NAME = "sweep-rsp"
 
 # How far from the stack's lowest address RSP is put, in bytes. The exception's frame has 48: 8-byte
-# steps on both sides of that.
-_NEAR = range(0, 104, 8)
-# RSP need not be aligned; the frame is. 8 bytes pushed at these begin in the guard page.
-_ODD = (1, 2, 4, 6, 7, 41, 47, 49)
+# steps on both sides of that. RSP need not be aligned; the frame is, and is so at the odd ones.
+_NEAR = (*range(0, 104, 8), 41, 47, 49)
+# Of 8 bytes that are pushed at these, 1 to 7 are in the stack, and the others in the guard page.
+_SPLIT = (1, 4, 7)
 # Inside the guard page, down to well above its lower end.
-_BELOW = (-8, -16, -24, -32, -64, -256, -1024, -3072)
-# The handler's own frames: in the steps that the alignment of an exception's frame leaves, to past
-# where they were measured to end.
-_STEP, _PAST_HANDLER = 16, 64
+_BELOW = (-8, -16, -64, -1024, -3072)
+# Past the frame, in steps up to where the handler was measured to have room, and 8 bytes to both
+# sides of that.
+_STEP = 32
+_AROUND_HANDLER = (-16, -8, 0, 8, 16, 64)
 # Comfortably inside the stack.
 _FAR = (1024, 2048, 4096)
 # From the stack's lowest address down to where `rep stos` writes while RSP is in the stack: into
@@ -54,17 +55,21 @@ def case(stack: KernelStack, access: Access, offset: int) -> Case:
 def _offsets(access: Access, handler_bytes: int) -> Iterator[int]:
     yield from _BELOW
     yield from _NEAR
-    yield from _ODD
+    if access != "rep-stos":
+        yield from _SPLIT
+        yield _FAR[0]
+        return
     yield from _FAR
-    if access == "rep-stos":
-        yield from range(_NEAR.stop + _NEAR.step, handler_bytes + _PAST_HANDLER + _STEP, _STEP)
-        yield from (handler_bytes - 8, handler_bytes + 8, handler_bytes + 24)
+    yield from range(max(_NEAR), handler_bytes, _STEP)
+    yield from (handler_bytes + step for step in _AROUND_HANDLER)
 
 
-def told(count: int, sites: Sequence[Site]) -> list[tuple[str, str]]:
+def told(count: int, sites: Sequence[Site], page_fault_ist: int | None) -> list[tuple[str, str]]:
     """What was done to the guest, for the record: (action, what)."""
+    gate = f"the IDT's gate of the page fault was given the stack IST{page_fault_ist} of the TSS"
     where = ", ".join(f"`{site.text}` in {site.function}" for site in sites)
     return [
+        *([("write-gate", gate)] if page_fault_ist is not None else []),
         (
             "paint",
             "once, the free part of the task's stack was filled with a pattern, to measure how "

@@ -70,6 +70,7 @@ class Overflow(Trial):
             stack_bytes=stack_bytes(elf),
             pt_regs={name: types.member("pt_regs", name)[0] for name in ("ip", "sp")},
             sites=accesses.sites(elf, layout.rewritten),
+            page_fault_ist=self.request.variant.page_fault_ist,
         )
         (self.directory / "sweep.json").write_text(self._plan.to_json(), encoding="utf-8")
 

@@ -313,7 +313,9 @@ class _Work:
                 record.InterventionRecord(
                     stimulus=stimulus, thread=f"{sweep.comm}, pid {sweep.pid}", what=what
                 )
-                for stimulus, what in sweep_rsp.told(len(sweep.cases), sweep.sites)
+                for stimulus, what in sweep_rsp.told(
+                    len(sweep.cases), sweep.sites, self.variant.page_fault_ist
+                )
             ]
         painted = [probe.name for probe in self.recipe.probe if probe.stack]
         steered = [

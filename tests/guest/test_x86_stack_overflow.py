@@ -13,12 +13,20 @@ import jsonschema
 import pytest
 from harness import OSVTRIAGE
 
+from osvtriage.recipe.shipped import recipes_directory
 from osvtriage.trial.record import json_schema
 
 RECIPE = "x86-stack-overflow"
 # Two boots and two times 120 accesses: a minute on two idle cores.
 LIMIT = 400
 ACCESSES = ("rep-stos", "push", "call")
+IST_VARIANT = """expect = "reproduced"
+[[variant]]
+name = "own-stack"
+title = "a page fault goes to the double fault's stack"
+page_fault_ist = 1
+expect = "inconclusive"
+"""
 AT_ACCESS, IN_HANDLER = "double fault at the access", "double fault in the handler"
 
 
@@ -147,6 +155,24 @@ def test_a_wrong_frame_differs_just_where_it_must(base: Path) -> None:
     record = verified(base)[1]["wrong-frame"]
     differing = {item["evidence"]["offset"] for item in record["findings"]}
     assert differing == {32, 40, 41, 47}
+
+
+def test_the_idt_decides(tmp_path: Path) -> None:
+    """The control for the stacks that gates name: with one of its own a page fault is just that."""
+    shipped = (recipes_directory() / f"{RECIPE}.toml").read_text(encoding="utf-8")
+    recipe = tmp_path / "ist.toml"
+    recipe.write_text(shipped.replace('expect = "reproduced"', IST_VARIANT, 1))
+    arguments = ("run", str(recipe), "--variant", "own-stack", "--out", str(tmp_path / "out"))
+    status, record = osvtriage(*arguments)
+    # No double fault is seen, and the recipe asks for some.
+    assert (status, record["verdict"]) == (125, "inconclusive")
+    assert "probe double-fault was never hit" in record["reason"]
+    cases = record["overflow"]["cases"]
+    assert all(case["agrees"] and case["logged"] == case["outcome"] for case in cases)
+    assert {case["outcome"] for case in cases} == {"page fault", "no fault"}
+    for access in ("push", "call"):
+        assert sum(offset >= 0 for offset in offsets(record, access, "page fault")) >= 4
+    assert record["interventions"][0]["stimulus"] == "write-gate"
 
 
 def test_it_is_explained(base: Path) -> None:

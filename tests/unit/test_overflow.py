@@ -219,6 +219,7 @@ def test_gates_and_tables_are_read() -> None:
     page_fault = bytes.fromhex("e00b1000008ec081ffffffff00000000")
     assert x86_exceptions.gate(double_fault) == (0xFFFFFFFF81C00D30, 1)
     assert x86_exceptions.gate(page_fault) == (0xFFFFFFFF81C00BE0, 0)
+    assert x86_exceptions.gate(x86_exceptions.with_ist(double_fault, 3)) == (0xFFFFFFFF81C00D30, 3)
     assert x86_exceptions.stack_pointer_of(1) == 0x24
     text = (
         "LDT=0000 0000000000000000 00000000 00008200 DPL=0 LDT\n"

@@ -45,18 +45,18 @@ def test_the_picture_has_the_addresses_falling() -> None:
     drawn = [line for line in lines if "├" in line]
     addresses = [int(line.split()[0], 16) for line in drawn]
     assert addresses == sorted(addresses, reverse=True)
-    assert any("CR2 after" in line and f"{BASE - 40:016x}" in line for line in lines)
+    assert any("CR2 after" in line and f"{BASE - 72:016x}" in line for line in lines)
     (before,) = [number for number, line in enumerate(lines) if "CR2 before" in line]
     # It is where RSP is, and so has no address of its own.
-    assert f"{BASE - 32:016x}" in lines[before - 1]
+    assert f"{BASE - 64:016x}" in lines[before - 1]
 
 
 def test_the_explanation_has_both_addresses_and_says_what_is_tcgs() -> None:
     text = " ".join(shown(swept()).split())
     for words in (
         "it is not special",
-        f"CR2 gets {BASE - 32:016x}",
-        f"CR2 is then {BASE - 40:016x}",
+        f"CR2 gets {BASE - 64:016x}",
+        f"CR2 is then {BASE - 72:016x}",
         "names stack IST1 of the TSS",
         "What TCG does, and a processor need not",
         "RSP 48 to 399 bytes",

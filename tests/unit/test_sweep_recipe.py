@@ -52,3 +52,10 @@ def test_a_recipe_that_does_not_sweep_needs_a_check(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('[[variant]]\nname = "as-is"', CHECK, 1))
     with pytest.raises(DataFileError, match=r"`frame_bytes` needs the table \[sweep\]"):
         library.load(str(path))
+
+
+def test_the_idt_is_left_alone_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(SHIPPED.replace('name = "as-is"', 'name = "as-is"\npage_fault_ist = 1'))
+    with pytest.raises(DataFileError, match="'as-is' must change nothing"):
+        library.load(str(path))

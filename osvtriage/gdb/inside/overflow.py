@@ -102,6 +102,9 @@ class Overflow:
             raw = read(idt + vector * x86_exceptions.GATE_BYTES, x86_exceptions.GATE_BYTES)
             if raw is None:
                 raise Unfit(f"the gate of vector {vector} cannot be read")
+            if vector == x86_exceptions.PAGE_FAULT and self.plan.page_fault_ist is not None:
+                raw = x86_exceptions.with_ist(raw, self.plan.page_fault_ist)
+                write(idt + vector * x86_exceptions.GATE_BYTES, raw)
             handler, ist = x86_exceptions.gate(raw)
             at = task + x86_exceptions.stack_pointer_of(ist)
             gates.append(Gate(vector, handler, ist, self._guest().word(at) if ist else None))
