@@ -104,19 +104,22 @@ def test_killed_at_ten_random_moments(soak: Start, command: Start, places: Place
 
 def test_a_killed_worker_s_trial_is_run_again(soak: Start, command: Start, places: Places) -> None:
     started = soak("--runs", "8", "--jobs", "2")
-    os.kill(until(places.worker, "a worker that runs a trial"), signal.SIGKILL)
+    os.kill(until(places.worker, "a worker that runs a trial", LIMIT), signal.SIGKILL)
     result = started.wait(LIMIT)
     assert result.status == 0, result.err
     assert_whole(command, places, 8)
 
 
 def test_a_trial_that_ends_three_workers_is_set_aside(
-    soak: Start, command: Start, places: Places
+    soak: Start, command: Start, places: Places, kernel_file: Path
 ) -> None:
-    started = soak("--runs", "1", "--jobs", "1")
+    # One that does not end before its worker is killed.
+    added = ["images", "add", "endless", "--system", "osv", "--kernel", kernel_file]
+    assert command(*added, "--append", "--forever").wait().status == 0
+    started = soak("--runs", "1", "--jobs", "1", "--image", "endless", "--duration", "600")
     killed: set[int] = set()
     for _ in range(3):
-        pid = until(lambda: {places.worker()} - {0} - killed, "the next worker").pop()
+        pid = until(lambda: {places.worker()} - {0} - killed, "the next worker", LIMIT).pop()
         os.kill(pid, signal.SIGKILL)
         killed.add(pid)
     result = started.wait(LIMIT)
