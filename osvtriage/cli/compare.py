@@ -24,8 +24,9 @@ _DIRECTORY = click.Path(path_type=Path)
 )
 @json_option
 def compare(a: Path, b: Path, difference: float | None, as_json: bool) -> int:
-    """Say whether the soaks in the directories A and B reproduce the bug at different rates.
+    """Say whether the soaks A and B reproduce the bug at different rates.
 
+    Both are directories, or names that `osvtriage soaks list` shows, of soaks of one recipe.
     Fisher's exact test where both soaks had a fixed number of trials (--runs), else a test that
     is valid whenever they were stopped and shows less. Inconclusive trials are not counted.
 
@@ -40,10 +41,11 @@ def compare(a: Path, b: Path, difference: float | None, as_json: bool) -> int:
       osvtriage compare soaks/as-is soaks/reverted --difference 0.05 --json
     """
     from osvtriage.report.comparison import print_comparison
+    from osvtriage.soak.begin import named
     from osvtriage.soak.comparison import compare as compare_summaries
     from osvtriage.soak.reading import read
 
-    found = compare_summaries(read(a).summary(), read(b).summary(), difference)
+    found = compare_summaries(read(named(a)).summary(), read(named(b)).summary(), difference)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:

@@ -41,6 +41,7 @@ _COMMANDS = {
     "soak": ("osvtriage.cli.soak", "soak", "Run many trials: a rate with its interval."),
     "soaks": ("osvtriage.cli.soaks", "soaks", "List, show and export soaks."),
     "compare": ("osvtriage.cli.compare", "compare", "Say whether two soaks differ."),
+    "report": ("osvtriage.cli.report", "report", "Make a page, or a CI file, of a soak or a run."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),

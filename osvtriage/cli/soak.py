@@ -16,8 +16,10 @@ import click
 from osvtriage.cli.options import complete_recipe, complete_variant, guest_options, json_option
 from osvtriage.model.errors import Interrupted, UsageError
 from osvtriage.report import soaking
+from osvtriage.report.judgement import print_judgement
 from osvtriage.report.soaking import SoakDisplay
-from osvtriage.soak import begin
+from osvtriage.soak import begin, conditions, reading
+from osvtriage.soak.conditions import Condition
 from osvtriage.soak.record import SoakRecord
 from osvtriage.soak.soak import Interrupts, Soak, summary
 from osvtriage.soak.stopping import duration, half_width
@@ -44,6 +46,18 @@ def _half_width(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> float | None:
     return None if value is None else half_width(value)
+
+
+def _conditions(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> list[Condition]:
+    return [conditions.parse(text) for text in value]
+
+
+def _complete_condition(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    return [word for word in conditions.COMPLETIONS if word.startswith(incomplete)]
 
 
 @click.command()
@@ -108,6 +122,21 @@ def _half_width(
     metavar="ADDRESS",
     help="Run the trials on a Dask cluster, such as tcp://host:8786.",
 )
+@click.option(
+    "--fail-on",
+    multiple=True,
+    callback=_conditions,
+    shell_complete=_complete_condition,
+    metavar="COND",
+    help="Exit with 1 if: reproduced, 'rate>0.01', 'interval.low>0.01', new-signature, "
+    "'inconclusive>0.1', 'errors>0.1'. May be given several times.",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The soak whose signatures are not new.",
+)
 @json_option
 @click.option(
     "--out",
@@ -129,6 +158,8 @@ def soak(
     out: Path | None,
     resume: Path | None,
     keep: int | None,
+    fail_on: list[Condition],
+    baseline: Path | None,
     **chosen: Any,
 ) -> int:
     """Run RECIPE many times, count the verdicts, and give the rate with its interval.
@@ -138,19 +169,25 @@ def soak(
     stops now.
 
     \b
-    Exit status: 0 the soak came to its end, whatever it found; 128 error, 129 usage,
-    130 interrupted.
+    Exit status:
+      0 the soak came to its end   1 a --fail-on condition holds
+      125 one cannot be decided: no trial was conclusive
+      128 error   129 usage   130 interrupted
 
     \b
     Examples:
       osvtriage soak ppc64le-save-fpu --runs 200 --variant fp-fix-reverted
       osvtriage soak ppc64le-save-fpu --kernel ~/linux/vmlinux --for 8h --json
       osvtriage soak ppc64le-save-fpu --until-rate ±0.02 --matrix smp=1,2
+      osvtriage soak ppc64le-save-fpu --for 2h --fail-on new-signature --baseline last-night
       osvtriage soak osv-syscall-fpu --image my-osv --until-reproduced --runs 1000
       osvtriage soak --resume ~/.local/state/osvtriage/soaks/20260102-030405-…
     """
     if (recipe is None) == (resume is None):
         raise UsageError("name a RECIPE to soak, or a soak to go on with: --resume DIR")
+    # Before the first trial, not after the last.
+    conditions.check_baseline(fail_on, baseline is not None)
+    known = reading.read(begin.named(baseline)).summary() if baseline is not None else None
     with soaking.display(quiet=as_json) as display:
         observer = _Preparing(display)
         if resume is not None:
@@ -175,7 +212,9 @@ def soak(
         click.echo(json.dumps(SoakRecord.of(found).to_json()))
     else:
         soaking.print_summary(found, directory)
-    return Interrupted.exit_code if interrupts.count else 0
+    judged = conditions.judge(fail_on, found, known)
+    print_judgement(judged, to_stderr=as_json)
+    return Interrupted.exit_code if interrupts.count else judged.exit_code
 
 
 class _Preparing(Silent):
@@ -210,7 +249,7 @@ def _interrupts() -> Iterator[Interrupts]:
 
 
 # What belongs to a soak's plan, by the names of the command's parameters.
-_BESIDE = ("jobs", "scheduler", "as_json", "resume", "recipe")
+_BESIDE = ("jobs", "scheduler", "as_json", "resume", "recipe", "fail_on", "baseline")
 
 
 def _refuse_beside_resume(context: click.Context) -> None:
@@ -223,5 +262,5 @@ def _refuse_beside_resume(context: click.Context) -> None:
     if given:
         raise UsageError(
             f"{given[0]} is for a new soak: one that is gone on with keeps its plan",
-            "only --jobs, --scheduler and --json go with --resume",
+            "only --jobs, --scheduler, --fail-on, --baseline and --json go with --resume",
         )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
-# C0 and C1 controls, DEL, bidirectional overrides, and lone surrogates; line feed and tab are
-# harmless.
+# What Unicode calls noncharacters: XML forbids two of them, HTML all.
+_NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
+    chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)
+)
+# C0 and C1 controls, DEL, bidirectional overrides, lone surrogates and noncharacters; line feed and
+# tab are harmless.
 _HOSTILE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+    f"{_NONCHARACTERS}]"
 )
 
 
@@ -23,4 +28,6 @@ def one_line(text: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

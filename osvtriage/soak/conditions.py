@@ -23,6 +23,7 @@ _QUANTITIES: dict[str, Callable[[Summary], float | None]] = {
     "errors": lambda summary: _share(summary.tally.errors, summary),
 }
 _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+COMPLETIONS = (*_WORDS, *(f"{name}>" for name in _QUANTITIES))
 _SHAPE = re.compile(r"\s*([a-z.-]+)\s*(?:(>=|<=|>|<)\s*(\d*\.?\d+)\s*(%?))?\s*", re.IGNORECASE)
 
 

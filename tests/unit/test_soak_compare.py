@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from soak_records import SIGNATURE, mixed, outcomes, summary
 
@@ -192,6 +192,7 @@ def test_mistyped_conditions_are_explained(condition: str, message: str, hint: s
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_no_condition_makes_a_traceback(condition: str) -> None:
     try:
         parse(condition)

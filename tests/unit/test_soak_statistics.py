@@ -50,6 +50,7 @@ def counts_of_trials(draw: Any, most: int = 5000) -> tuple[int, int]:
 
 
 @given(st.floats(0.5, 1e5), st.floats(0.5, 1e5), st.floats(0, 1))
+@settings(deadline=None)
 def test_the_beta_function_is_scipys(a: float, b: float, x: float) -> None:
     assert incomplete_beta(a, b, x) == pytest.approx(special.betainc(a, b, x), abs=1e-9)
 
