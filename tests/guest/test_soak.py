@@ -38,7 +38,7 @@ def kernel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def soak(command: Start, kernel_file: Path, places: Places) -> Callable[..., Command]:
     """Start `osvtriage soak` of the specimen, or the rest of one, in the directory `soaks/it`."""
     added = ["images", "add", "specimen", "--system", "osv", "--kernel", kernel_file]
-    done = command(*added, "--append", "--threads=4").wait()
+    done = command(*added, "--append", "--threads=1").wait()
     assert done.status == 0, done.err
 
     def start(*arguments: str | Path, resume: bool = False) -> Command:
