@@ -87,6 +87,8 @@ def assert_whole(command: Start, places: Places, runs: int) -> None:
 def test_killed_at_ten_random_moments(soak: Start, command: Start, places: Places) -> None:
     moments = random.Random()
     started = soak("--runs", "200", "--jobs", "2", "--keep", "1M")
+    # Killed before it has a plan, there is nothing to go on with.
+    until((places.soaks / "it" / "plan.json").is_file, "a plan", LIMIT)
     for _ in range(10):
         before = finished(places)
         with pytest.raises(subprocess.TimeoutExpired):
