@@ -162,8 +162,9 @@ class Places:
         has."""
         found = self.processes()
         for pid, name in found.items():
-            if name.startswith("qemu") and (supervisor := _parent(pid)) in found:
-                return _parent(supervisor)
+            # An orphan's is none of these.
+            if name.startswith("qemu") and (worker := _parent(_parent(pid))) in found:
+                return worker
         return 0
 
     def sockets(self) -> list[Path]:

@@ -38,7 +38,7 @@ def kernel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def soak(command: Start, kernel_file: Path, places: Places) -> Callable[..., Command]:
     """Start `osvtriage soak` of the specimen, or the rest of one, in the directory `soaks/it`."""
     added = ["images", "add", "specimen", "--system", "osv", "--kernel", kernel_file]
-    done = command(*added, "--append", "--threads=4").wait()
+    done = command(*added, "--append", "--threads=1").wait()
     assert done.status == 0, done.err
 
     def start(*arguments: str | Path, resume: bool = False) -> Command:
@@ -87,6 +87,8 @@ def assert_whole(command: Start, places: Places, runs: int) -> None:
 def test_killed_at_ten_random_moments(soak: Start, command: Start, places: Places) -> None:
     moments = random.Random()
     started = soak("--runs", "200", "--jobs", "2", "--keep", "1M")
+    # Killed before it has a plan, there is nothing to go on with.
+    until((places.soaks / "it" / "plan.json").is_file, "a plan", LIMIT)
     for _ in range(10):
         before = finished(places)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -104,19 +106,22 @@ def test_killed_at_ten_random_moments(soak: Start, command: Start, places: Place
 
 def test_a_killed_worker_s_trial_is_run_again(soak: Start, command: Start, places: Places) -> None:
     started = soak("--runs", "8", "--jobs", "2")
-    os.kill(until(places.worker, "a worker that runs a trial"), signal.SIGKILL)
+    os.kill(until(places.worker, "a worker that runs a trial", LIMIT), signal.SIGKILL)
     result = started.wait(LIMIT)
     assert result.status == 0, result.err
     assert_whole(command, places, 8)
 
 
 def test_a_trial_that_ends_three_workers_is_set_aside(
-    soak: Start, command: Start, places: Places
+    soak: Start, command: Start, places: Places, kernel_file: Path
 ) -> None:
-    started = soak("--runs", "1", "--jobs", "1")
+    # One that does not end before its worker is killed.
+    added = ["images", "add", "endless", "--system", "osv", "--kernel", kernel_file]
+    assert command(*added, "--append", "--forever").wait().status == 0
+    started = soak("--runs", "1", "--jobs", "1", "--image", "endless", "--duration", "600")
     killed: set[int] = set()
     for _ in range(3):
-        pid = until(lambda: {places.worker()} - {0} - killed, "the next worker").pop()
+        pid = until(lambda: {places.worker()} - {0} - killed, "the next worker", LIMIT).pop()
         os.kill(pid, signal.SIGKILL)
         killed.add(pid)
     result = started.wait(LIMIT)

@@ -64,7 +64,7 @@ def scheduler(places: Places, tmp_path: Path) -> Iterator[str]:
 def soak(command: Start, scheduler: str, places: Places, tmp_path: Path) -> Callable[..., Command]:
     kernel = osv_specimen.build(tmp_path)
     added = ["images", "add", "specimen", "--system", "osv", "--kernel", kernel]
-    assert command(*added, "--append", "--threads=4").wait().status == 0
+    assert command(*added, "--append", "--threads=1").wait().status == 0
 
     def start(*arguments: str) -> Command:
         where = ("--scheduler", scheduler, "--out", places.soaks / "it")
