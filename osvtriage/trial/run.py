@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from osvtriage.checks.backtrace import compared
 from osvtriage.checks.interleave import interleaved, outcome
 from osvtriage.consoles.payload import PayloadReport
 from osvtriage.guest import rundir
@@ -25,6 +26,7 @@ from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, interruptible, library, record, reproducer
+from osvtriage.trial.backtraces import Backtraces
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
@@ -144,7 +146,9 @@ class _Work:
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
-        kind = Interleaving if self.variant.interleave else Trial
+        kind: type[Trial] = Interleaving if self.variant.interleave else Trial
+        if self.recipe.context:
+            kind = Backtraces
         trial = kind(request, self.prepared, directory, observer, self.seen)
         try:
             interruptible.run(trial.run())
@@ -153,6 +157,9 @@ class _Work:
         if self.variant.interleave:
             observer.phase("check", f"{len(self.seen.boundaries)} boundaries")
             self.results = [interleaved(self.seen.boundaries)]
+            return
+        if self.recipe.context:
+            self.results = [compared(self.seen.comparisons)]
             return
         observer.phase("check", f"{len(self.seen.events)} events")
         self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
@@ -166,8 +173,12 @@ class _Work:
         with (directory / "boundaries.jsonl").open("w", encoding="utf-8") as file:
             for boundary in self.seen.boundaries:
                 file.write(json.dumps(asdict(boundary)) + "\n")
-        # Plain gdb cannot steer a fork: the command repeats it.
-        if trial.resolved is not None and not self.variant.interleave:
+        with (directory / "comparisons.jsonl").open("w", encoding="utf-8") as file:
+            for comparison in self.seen.comparisons:
+                file.write(json.dumps(asdict(comparison)) + "\n")
+        # Plain gdb can neither steer a fork nor find a kernel: the command repeats it.
+        is_plain = not (self.variant.interleave or self.recipe.context)
+        if trial.resolved is not None and is_plain:
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
@@ -265,7 +276,7 @@ class _Work:
 
     def _checked_probes(self) -> list[str]:
         """The probe of each check, in their order."""
-        if self.variant.interleave:
+        if self.variant.interleave or self.recipe.context:
             return [""]
         return [str(table.parameters.get("probe", "")) for table in self.recipe.check]
 

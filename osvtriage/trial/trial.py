@@ -29,6 +29,7 @@ from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes, log_file
 from osvtriage.guest.qemu import Sockets, command_line
 from osvtriage.model.boundary import Boundary
+from osvtriage.model.context import Comparison
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
@@ -62,6 +63,7 @@ class Seen:
     payload: PayloadReport = field(default_factory=PayloadReport)
     pinpoint: Pinpoint | None = None
     boundaries: list[Boundary] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     # What the symbols do not tell of this guest, a sentence each.
     missing: tuple[str, ...] = ()
     ending: Ending | None = None
@@ -96,6 +98,8 @@ class Trial:
         self._stays: str | None = None
         self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
+        # Of trials whose guest prints on its second serial port as well.
+        self._second_log: Path | None = None
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -142,6 +146,7 @@ class Trial:
             sockets,
             self.directory / "console.log",
             payload_console.WAIT if self.prepared.waits else "",
+            self._second_log,
         )
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
@@ -376,6 +381,7 @@ class Trial:
 
     async def _read_console(self) -> None:
         async for line in self._console.lines():
+            self._on_console_line(line)
             if (said := payload_console.parse(line)) is not None:
                 if said.event == payload_console.READY:
                     self._ready.set()
@@ -384,6 +390,9 @@ class Trial:
                 self.observer.payload(said)
             elif self._watch.trouble is None:
                 self._watch.trouble = self._trouble(line)
+
+    def _on_console_line(self, line: str) -> None:
+        """A line of the guest's console, before anything is made of it."""
 
     def _on_gdb_text(self, text: str) -> None:
         if text.startswith(EVENT_PREFIX):

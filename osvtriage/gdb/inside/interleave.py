@@ -7,29 +7,29 @@ the others on cross-CPU calls.
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import signal
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import gdb
 
 from osvtriage.arch import ARCHES
-from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, REFUSAL_PREFIX
 from osvtriage.gdb.inside import process as user
 from osvtriage.gdb.inside.guest import Guest, read, write
+from osvtriage.gdb.inside.steering import (
+    NotReached,
+    answer,
+    breakpoints,
+    load_snapshot,
+    patience,
+    save_snapshot,
+)
 from osvtriage.model.event import Frame
 from osvtriage.model.lists import ListsSnapshot
 from osvtriage.model.plan import GdbPlan, InterleavePlan, Place
 from osvtriage.systems.glibc import read_lists
 
-_SNAPSHOT = "osvtriage"
 _MOST_FRAMES = 64
 # A critical section has some 30 instructions (measured on glibc 2.31, 2.36 and 2.41); with the page
 # faults and the interrupts that can come in between, stepped in the kernel, a few thousand.
@@ -44,10 +44,6 @@ _PATIENCE, _BETWEEN_LOOKS = 2.0, 0.3
 # The held thread and a process that loops share the vCPU: half of the looks find either. After so
 # many without having found the process in reclaim so often, nothing can be said.
 _LOOKS, _LOOPING = 40, 3
-
-
-class NotReached(Exception):
-    """The guest did not come to where it was waited for."""
 
 
 class Interleaving:
@@ -65,7 +61,7 @@ class Interleaving:
         guest = self._guest()
         self.key, _ = guest.identity(guest.current())
         self.space = guest.address_space()
-        gdb.execute(f"monitor savevm {_SNAPSHOT}", to_string=True)
+        save_snapshot()
         self.boundaries = self._list_boundaries()
 
     def _found(self, plan: GdbPlan) -> user.Process:
@@ -91,9 +87,9 @@ class Interleaving:
 
     def _run_to(self, addresses: list[int], wanted: Callable[[Guest], bool]) -> Guest:
         """Let the guest run until it stops at one of *addresses* and is *wanted* there."""
-        with _breakpoints(addresses):
+        with breakpoints(addresses):
             for _ in range(_MOST_VISITS):
-                with _patience(_LONGEST_WAY):
+                with patience(_LONGEST_WAY):
                     gdb.execute("continue", to_string=True)
                 guest = self._guest()
                 if guest.integer(guest.arch.pc) not in addresses:
@@ -140,9 +136,7 @@ class Interleaving:
 
     def replay(self, pc: int, nth: int) -> dict[str, Any]:
         """What becomes of a fork while the thread is at the boundary."""
-        gdb.execute(f"monitor loadvm {_SNAPSHOT}", to_string=True)
-        gdb.execute("maintenance flush register-cache", to_string=True)
-        gdb.execute("maintenance flush dcache", to_string=True)
+        load_snapshot()
         visits = -1
 
         def there(guest: Guest) -> bool:
@@ -185,9 +179,9 @@ class Interleaving:
             return self.process.is_in(guest) and guest.address_space() == space
 
         looping = 0
-        with _breakpoints(returns):
+        with breakpoints(returns):
             for look in range(_LOOKS):
-                with _patience(_BETWEEN_LOOKS if look else _PATIENCE):
+                with patience(_BETWEEN_LOOKS if look else _PATIENCE):
                     gdb.execute("continue", to_string=True)
                 guest = self._guest()
                 if not is_it(guest):
@@ -233,31 +227,6 @@ class Interleaving:
 _NOTHING: dict[str, Any] = {"entry": None, "after": None, "hang": None}
 
 
-@contextmanager
-def _breakpoints(addresses: list[int]) -> Iterator[None]:
-    made = [gdb.Breakpoint(f"*{address:#x}", internal=True) for address in addresses]
-    for breakpoint_ in made:
-        breakpoint_.silent = True
-    try:
-        yield
-    finally:
-        for breakpoint_ in made:
-            breakpoint_.delete()
-
-
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """Stop the guest by Ctrl-C, should it run for longer."""
-    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        timer.cancel()
-
-
 _current: Interleaving | None = None
 
 
@@ -270,22 +239,11 @@ def prepare(path: str) -> None:
             _current = Interleaving(GdbPlan.from_json(file.read()))
         return {"boundaries": _current.boundaries, "bases": _current.process.bases}
 
-    _answer(made)
+    answer(made)
 
 
 def replay(pc: int, nth: int) -> None:
     """Replay one boundary; see :meth:`Interleaving.replay`."""
     interleaving = _current
     assert interleaving is not None
-    _answer(lambda: interleaving.replay(pc, nth))
-
-
-def _answer(made: Callable[[], dict[str, Any]]) -> None:
-    """Tell what *made* gives, or that it failed: gdb's own answer came when the guest first ran."""
-    try:
-        gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
-    except user.NotThatFile as refusal:
-        gdb.write(REFUSAL_PREFIX + json.dumps(str(refusal)) + "\n")
-        gdb.write(FAILURE_PREFIX + json.dumps(str(refusal)) + "\n")
-    except Exception:
-        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
+    answer(lambda: interleaving.replay(pc, nth))
