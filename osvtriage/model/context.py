@@ -31,10 +31,13 @@ class ContextPlan:
 
 @dataclass(frozen=True, slots=True)
 class ContextsPlan:
-    """All places of a recipe, and the kernel's function that prints a backtrace."""
+    """All places of a recipe, and the kernel's functions that print a backtrace and what is still
+    to be printed."""
 
     places: tuple[ContextPlan, ...]
     dump_stack: int
+    console_trylock: int
+    console_unlock: int
 
 
 @dataclass(frozen=True, slots=True)

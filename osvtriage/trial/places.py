@@ -10,7 +10,8 @@ from osvtriage.recipe.recipe import Context, Recipe, Variant
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.orc import longest_stretch, orc_plan
 
-_DUMP = "dump_stack"
+# ContextsPlan's, in its order.
+_FUNCTIONS = ("dump_stack", "console_trylock", "console_unlock")
 
 
 def contexts(recipe: Recipe, elf: ElfImage) -> ContextsPlan:
@@ -20,7 +21,7 @@ def contexts(recipe: Recipe, elf: ElfImage) -> ContextsPlan:
         SymbolError: it lacks a function.
     """
     places = tuple(_place(context, elf) for context in recipe.context)
-    return ContextsPlan(places, elf.symbol(_DUMP).address)
+    return ContextsPlan(places, *(elf.symbol(name).address for name in _FUNCTIONS))
 
 
 def _place(context: Context, elf: ElfImage) -> ContextPlan:

@@ -22,7 +22,7 @@ Find = Callable[[int], OrcEntry | None]
 # The kernel's stacks are 16 KiB; a hundred frames is much.
 _MOST_FRAMES = 200
 _WORD = 8
-_ALL = 0xFFFF_FFFF_FFFF_FFFF
+ALL = 0xFFFF_FFFF_FFFF_FFFF
 # `call rel32`; FF with 2 in the middle of the next byte is `call` with an operand of 0 to 5 bytes
 # (Intel SDM, volume 2, "CALL").
 _CALL, _CALL_BYTES = 0xE8, 5
@@ -135,12 +135,12 @@ class Orc:
         """The stack pointer of the caller, or where the saved registers are."""
         register, offset = entry.sp_register, entry.sp_offset
         if register == "rsp indirect":
-            return self._word(known["rsp"]) + offset & _ALL
+            return self._word(known["rsp"]) + offset & ALL
         if register == "rbp indirect":
             return self._word(known["rbp"] + offset)
         if register not in known:
             raise _Doubt(f"its frame is found by {register}, which is not known there")
-        return known[register] + offset & _ALL
+        return known[register] + offset & ALL
 
     def _return(self, entry: OrcEntry, step: Step, base: int) -> Step:
         """Where a call returns to."""
@@ -184,7 +184,7 @@ class Orc:
         code = self.read(back - _CALL_BYTES, _CALL_BYTES)
         if code is None or code[0] != _CALL:
             return None
-        return back + int.from_bytes(code[1:], "little", signed=True) & _ALL
+        return back + int.from_bytes(code[1:], "little", signed=True) & ALL
 
     def _bp(self, entry: OrcEntry, known: dict[str, int], base: int) -> int:
         if entry.bp_register == "previous sp":
@@ -220,7 +220,7 @@ class Orc:
         )
 
     def _word(self, address: int) -> int:
-        raw = self.read(address & _ALL, _WORD)
+        raw = self.read(address & ALL, _WORD)
         if raw is None:
-            raise _Doubt(f"the stack at {address & _ALL:#x} cannot be read")
+            raise _Doubt(f"the stack at {address & ALL:#x} cannot be read")
         return int.from_bytes(raw, "little")

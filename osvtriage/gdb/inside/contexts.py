@@ -41,8 +41,6 @@ _MOST_STEPS = 5000
 _LONGEST_INSTRUCTION = 15
 # `jmp .`
 _HERE = b"\xeb\xfe"
-# RFLAGS.IF
-_INTERRUPTS = 1 << 9
 # The last line of a dump.
 _WHOLE = b"</TASK>"
 # Seconds, and how often: what is left of a dump is printed in a tenth of one.
@@ -170,25 +168,35 @@ class Contexts:
     def _dump(self, guest: Guest) -> None:
         """Have the kernel print its own backtrace, and put everything back."""
         pc, sp = guest.integer("pc"), guest.integer("rsp")
-        dump = self._contexts.dump_stack + self.slide
+        functions, begun = self._contexts, self._log.stat().st_size
         save_snapshot()
-        write(sp - 8, pc.to_bytes(8, "little"))
-        _set({"rip": dump, "rsp": sp - 8})
-        begun = self._log.stat().st_size
-        self._run_to(pc, lambda there: there.integer("rsp") == sp)
-        # Another CPU may have taken over the printing, or this one prints in an interrupt that it
-        # sends to itself (kernel/printk/printk.c, console_lock_spinning_enable() and
-        # defer_console_output()). It waits for that with interrupts on, where no other CPU comes.
-        write(dump, _HERE)
-        _set({"rip": dump, "eflags": guest.integer("eflags") | _INTERRUPTS})
+        self._call(functions.dump_stack, pc, sp)
+        # Another CPU may have taken over the printing, or nobody does until this interrupt has
+        # ended (kernel/printk/printk.c, console_lock_spinning_enable() and defer_console_output()).
         for _ in range(_LOOKS):
             with self._log.open("rb") as log:
                 log.seek(begun)
                 if _WHOLE in log.read():
                     break
-            with patience(_BETWEEN_LOOKS):
-                gdb.execute("continue", to_string=True)
+            self._call(functions.console_trylock, pc, sp)
+            if self._guest().integer("rax") & 0xFFFFFFFF:
+                self._call(functions.console_unlock, pc, sp)
+            else:
+                self._let_others_run(functions.dump_stack)
         load_snapshot()
+
+    def _call(self, function: int, back: int, sp: int) -> None:
+        """Have the CPU run *function*, as if called by the instruction before *back*."""
+        write(sp - 8, back.to_bytes(8, "little"))
+        _set({"rip": function + self.slide, "rsp": sp - 8})
+        self._run_to(back, lambda there: there.integer("rsp") == sp)
+
+    def _let_others_run(self, unused: int) -> None:
+        """Let the other CPUs run, while this one is held in a function that nobody calls."""
+        write(unused + self.slide, _HERE)
+        _set({"rip": unused + self.slide})
+        with patience(_BETWEEN_LOOKS):
+            gdb.execute("continue", to_string=True)
 
 
 def _set(registers: Mapping[str, int]) -> None:

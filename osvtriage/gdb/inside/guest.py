@@ -6,9 +6,13 @@ import gdb
 
 from osvtriage.arch import Arch
 from osvtriage.model.event import Frame, GuestThread, ThreadKey
-from osvtriage.model.plan import Field, GdbPlan
+from osvtriage.model.plan import Field, GdbPlan, UnwindPlan
 from osvtriage.systems import osv
 from osvtriage.unwind import backchain, framepointer
+
+_BY_POINTERS = (
+    "by frame pointers alone, for the kernel's ORC tables cannot be used: frames are missing"
+)
 
 
 def read(address: int, size: int) -> bytes | None:
@@ -167,10 +171,14 @@ class Guest:
             from osvtriage.gdb.inside.orc import OrcGuest
 
             return OrcGuest(self, self.plan.orc).frames()
-        if self.plan.unwind is not None and arch.frame_pointer is not None:
+        if arch.frame_pointer is not None:
             fp = self.integer(arch.frame_pointer)
             start = framepointer.Registers(pc, sp, fp, at_entry)
-            return framepointer.walk(arch, read, start, self.plan.unwind)
+            frames = framepointer.walk(arch, read, start, self.plan.unwind or UnwindPlan())
+            if self.plan.unwind is None:
+                # A Linux whose tables are missing, or of an unknown form.
+                frames.append(Frame(frames[-1].address, kind="unsure", note=_BY_POINTERS))
+            return frames
         link = arch.link_register
         return backchain.walk(arch, read, pc, sp, self.integer(link) if link and at_entry else None)
 
