@@ -65,6 +65,8 @@ _CONTROL = re.compile(r"\b(FCW|FSW|FTW|MXCSR)=([0-9a-f]+)")
 _X87 = re.compile(r"\bFPR(\d)=([0-9a-f]{16}) ([0-9a-f]{4})")
 _VECTOR = re.compile(r"\b([XYZ])MM(\d\d)=((?:[0-9a-f]{16} ?)+)")
 _FS = re.compile(r"^FS =[0-9a-f]{4} ([0-9a-f]{16})", re.MULTILINE)
+# The task register's base is the TSS, which has the stacks that the processor switches to.
+_TABLES = re.compile(r"^(TR|IDT) ?=(?:[0-9a-f]{4}| +) +([0-9a-f]{16})", re.MULTILINE)
 
 
 def monitor_registers(text: str) -> dict[int, dict[str, str]]:
@@ -86,6 +88,7 @@ def _one_cpu(dump: str) -> dict[str, str]:
         found["pc"] = found.pop("rip")
     if base := _FS.search(dump):
         found["fs_base"] = base[1]
+    found |= {f"{name.lower()}_base": digits for name, digits in _TABLES.findall(dump)}
     for name, digits in _CONTROL.findall(dump):
         width = _WORDS[name.lower()].bits // 4
         found[name.lower()] = digits.rjust(width, "0")[-width:]

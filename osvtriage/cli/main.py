@@ -47,6 +47,11 @@ _COMMANDS = {
     "triage": ("osvtriage.cli.triage", "triage", "Say what a guest died of."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),
+    "unwinder": (
+        "osvtriage.cli.unwinder",
+        "unwinder",
+        "Teach a gdb of yours to unwind a kernel's exceptions.",
+    ),
     "doctor": ("osvtriage.cli.doctor", "doctor", "See what this machine has and what it lacks."),
 }
 

@@ -99,12 +99,20 @@ def _disk(name: str, path: Path, format_: DiskFormat) -> list[str]:
 
 
 def command_line(
-    qemu: Path, boot: Boot, sockets: Sockets, console_log: Path, more_append: str = ""
+    qemu: Path,
+    boot: Boot,
+    sockets: Sockets,
+    console_log: Path,
+    more_append: str = "",
+    second_log: Path | None = None,
 ) -> list[str]:
     """The whole command line: stopped at reset (-S) until gdb lets the guest go.
 
     Args:
         more_append: kernel arguments that only a guest with somebody at its console should get.
+        second_log: what the guest prints on its second serial port. Nothing is lost there, and it
+            is in the file as soon as it is printed; the console loses what its reader is too slow
+            for.
     """
     watched = replace(boot, append=f"{more_append} {boot.append}".strip())
     return [
@@ -123,7 +131,12 @@ def command_line(
         *_chardev("console", sockets.console, f",logfile={_escaped(console_log)},logappend=on"),
         "-serial",
         "chardev:console",
+        *(_log_port(second_log) if second_log is not None else ()),
     ]
+
+
+def _log_port(path: Path) -> list[str]:
+    return ["-chardev", f"file,id=log,path={_escaped(path)}", "-serial", "chardev:log"]
 
 
 def _chardev(name: str, path: Path, more: Sequence[str] | str = "") -> list[str]:

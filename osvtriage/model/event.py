@@ -33,8 +33,10 @@ class ThreadKey:
 class Frame:
     """One line of a backtrace.
 
-    ``kind`` is ``call``, ``interrupt`` or ``system call`` (the last two carry the pt_regs in
-    ``registers`` and the name of the entry in ``note``).
+    ``kind`` is ``call``; ``exception``, ``interrupt`` or ``system call`` where the kernel was
+    entered (these carry the pt_regs in ``registers`` and the name of the entry in ``note``); or
+    ``unsure``: the backtrace may go on, and ``note`` says why it could not be followed. The
+    ``note`` of a call is the module that the function is in.
     """
 
     address: str
@@ -54,7 +56,9 @@ class Frame:
     @property
     def line(self) -> str:
         """The name, and for a frame that entered the kernel how it did."""
-        return self.name if self.kind in ("call", "return") else f"== {self.note}, at {self.name}"
+        if self.kind in ("call", "return"):
+            return self.name if self.note is None else f"{self.name} [{self.note}]"
+        return f"== {self.note}, at {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ def road(backtrace: Sequence[Frame], depth: int = 5) -> str:
     A part of a signature. Offsets and the compiler's suffixes are left out, for they change with
     every build.
     """
+    backtrace = [frame for frame in backtrace if frame.kind != "unsure"]
     functions = "<".join(source_name(frame.function or "?") for frame in backtrace[:depth])
     entries = [frame.kind for frame in backtrace if frame.kind != "call"]
     return f"{functions}:{entries[-1].replace(' ', '-')}" if entries else functions

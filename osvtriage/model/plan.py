@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from osvtriage.model.context import ContextsPlan
 from osvtriage.model.decode import decode
+from osvtriage.model.orc import OrcPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,8 @@ class GdbPlan:
     """All probes of a trial, and what is known of the guest that they are in.
 
     ``pinpoint`` is the register whose first change within a span is to be found by stepping.
-    ``process`` is the one that probes with places are in.
+    ``process`` is the one that probes with places are in. ``orc``: backtraces go by these tables.
+    ``contexts`` are places where they are compared.
     """
 
     arch: str
@@ -257,6 +260,8 @@ class GdbPlan:
     pinpoint: str | None = None
     process: ProcessPlan | None = None
     interleave: InterleavePlan | None = None
+    orc: OrcPlan | None = None
+    contexts: ContextsPlan | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

@@ -219,6 +219,32 @@ class Sweep(Table):
     double_fault: Name
 
 
+class Context(Table):
+    """A place in the kernel where the backtrace is compared with an oracle's.
+
+    A thread called ``comm`` comes to ``function``, through the handler ``entered`` where that is
+    given, whose exception or interrupt came ``in`` the kernel or in user mode. With a ``module``
+    the function is that module's, and the place is where it first calls the kernel.
+
+    The oracle ``kernel`` is the kernel's own dump of that place. ``program`` is what the payload
+    knows of itself: where its 32-bit program made a system call.
+    """
+
+    name: Name
+    comm: Annotated[str, Field(min_length=1, max_length=15)] = "payload"
+    function: Symbol
+    entered: Symbol | None = None
+    came_in: Literal["kernel", "user mode"] | None = Field(default=None, alias="in")
+    module: Name | None = None
+    oracle: tuple[Literal["kernel", "program"], ...] = Field(default=("kernel",), min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.entered is None) != (self.came_in is None):
+            raise ValueError("`entered` and `in` go together")
+        return self
+
+
 class Variant(Table):
     """One way to run the recipe, with the verdict that it must give on a stock image.
 
@@ -233,6 +259,9 @@ class Variant(Table):
 
     ``as-is`` has no verdict that it must give where the image is the user's own. A variant with
     ``needs_symbol`` is only for guests whose kernel has that symbol.
+
+    ``kaslr`` lets the kernel choose its place in memory. ``shifted`` is a function for which the
+    unwinder's table is made wrong by a word, in one entry.
     """
 
     name: Name
@@ -245,6 +274,8 @@ class Variant(Table):
     interleave: Literal["recovery", "recovery-disabled"] | None = None
     frame_bytes: Annotated[int, Field(gt=0, le=4096)] | None = None
     page_fault_ist: Annotated[int, Field(ge=1, le=7)] | None = None
+    kaslr: bool = False
+    shifted: Symbol | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -278,14 +309,24 @@ class Recipe(Table):
     matrix: Matrix = Matrix()
     interleave: Interleave | None = None
     sweep: Sweep | None = None
-    probe: tuple[Probe, ...] = Field(min_length=1)
+    context: tuple[Context, ...] = ()
+    probe: tuple[Probe, ...] = ()
     check: tuple[Check, ...] = ()
     patch: tuple[Patch, ...] = ()
     variant: tuple[Variant, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
+        if not (self.probe or self.context):
+            raise Misplaced("a recipe needs a [[probe]], or a [[context]]: where to look?", "probe")
+        if not (self.check or self.sweep or self.context):
+            raise Misplaced("a recipe needs a [[check]]: what must hold?", "check")
+        if self.context and (self.probe or self.check):
+            raise Misplaced("[[context]] brings its own check: no other goes with it", "context", 0)
+        if self.context and (self.system, self.arch) != ("linux", "x86_64"):
+            raise Misplaced("[[context]] is for linux on x86_64", "context", 0)
         for what, tables in (
+            ("context", self.context),
             ("probe", self.probe),
             ("patch", self.patch),
             ("variant", self.variant),
@@ -304,7 +345,13 @@ class Recipe(Table):
                 if name not in patches:
                     message = f"no [[patch]] is named {name!r}{_near(name, patches)}"
                     raise Misplaced(message, "variant", index, "patch", number)
-            if variant.name == AS_IS and (variant.patch or variant.arguments or variant.append):
+            if variant.shifted is not None and not self.context:
+                raise Misplaced("`shifted` needs a [[context]]", "variant", index, "shifted")
+            if variant.kaslr and not self.context:
+                # Probes are at the addresses that the kernel's file has.
+                raise Misplaced("`kaslr` needs a [[context]]", "variant", index, "kaslr")
+            changes = (variant.patch, variant.arguments, variant.append, variant.shifted)
+            if variant.name == AS_IS and (any(changes) or variant.kaslr):
                 raise Misplaced(f"the variant {AS_IS!r} must change nothing", "variant", index)
             if self.system != "linux" and variant.append:
                 raise Misplaced("`append` is for linux: use `arguments`", "variant", index)
@@ -323,8 +370,6 @@ class Recipe(Table):
 
     def _sweep_fits(self) -> None:
         if self.sweep is None:
-            if not self.check:
-                raise Misplaced("a recipe needs a [[check]]: what must hold?", "check")
             for index, variant in enumerate(self.variant):
                 for key in ("frame_bytes", "page_fault_ist"):
                     if getattr(variant, key) is not None:

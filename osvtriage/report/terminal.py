@@ -166,8 +166,7 @@ def _finding(group: Sequence[FindingRecord]) -> Iterator[Text]:
         shown = ", ".join(f"{name} {value}" for name, value in conditions.items())
         yield Text(f"  class     {one_line(': '.join(filter(None, [str(kind), shown])))}")
     yield from _crash(finding.evidence)
-    for number, frame in enumerate(finding.backtrace):
-        yield _frame(number, frame)
+    yield from _backtrace(finding.backtrace)
     yield from _threads(finding.threads)
 
 
@@ -235,8 +234,7 @@ def _pinpoint(found: PinpointRecord) -> Iterator[Text]:
     yield Text("  after     ").append(_halves(found.after or ""), "bold red")
     if found.at_exit == found.before:
         yield Text("  and put back before the exit", "green")
-    for number, frame in enumerate(found.backtrace):
-        yield _frame(number, frame)
+    yield from _backtrace(found.backtrace)
     yield Text(f"  {found.steps} instructions stepped; {found.note}", "dim")
 
 
@@ -244,13 +242,30 @@ def _nonzero(registers: Mapping[str, str]) -> bool:
     return any(value.strip("0") for value in registers.values())
 
 
-def _frame(number: int, frame: FrameRecord) -> Text:
-    name = frame.function
-    place = f"0x{frame.address}" if name is None else f"{one_line(name)}+0x{frame.offset or 0:x}"
-    if frame.kind == "call":
-        return Text(f"  #{number:<2} {place}")
-    kind = "" if frame.kind == "system call" else f"{frame.kind}: "
-    return Text(f"      == {kind}{one_line(frame.note or frame.kind)}, at {place}", "cyan")
+def _backtrace(frames: Sequence[FrameRecord]) -> Iterator[Text]:
+    """A line for each function, and one between them where the kernel was entered.
+
+    What was interrupted is a function like any other, where it has a name.
+    """
+    for number, frame in enumerate(frames):
+        name, note = frame.function, one_line(frame.note or "")
+        place = (
+            f"0x{frame.address}" if name is None else f"{one_line(name)}+0x{frame.offset or 0:x}"
+        )
+        line = Text(f"  #{number:<2} {place}")
+        if frame.kind == "call":
+            yield line.append(f" [{note}]") if note else line
+            continue
+        if frame.kind == "unsure":
+            yield Text(f"      == not sure from here on: {note}", "yellow")
+            continue
+        kind = "" if frame.kind == "system call" else f"{frame.kind}: "
+        entry = f"      == {kind}{note or frame.kind}"
+        if name is None:
+            yield Text(f"{entry}, at {place}", "cyan")
+        else:
+            yield Text(entry, "cyan")
+            yield line
 
 
 def _halves(value: str) -> str:

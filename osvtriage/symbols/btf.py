@@ -46,7 +46,8 @@ class _Member:
     name_at: int
     type: int
     bit: int
-    is_bit_field: bool
+    # Of a bit field; else 0.
+    bits: int
 
 
 class Btf:
@@ -133,11 +134,19 @@ class Btf:
             if found is None:
                 raise SymbolError(f"struct {name} of this kernel has no member {path!r}")
             bit, member = found
-            if member.is_bit_field:
+            if member.bits:
                 raise SymbolError(f"{path!r} of struct {name} is a bit field")
             bits += bit
             type_ = member.type
         return bits // 8, self._size(type_)
+
+    def bit_fields(self, name: str) -> dict[str, tuple[int, int]]:
+        """The bit fields of the structure *name*: where each begins, and how many bits it has."""
+        return {
+            self._string(member.name_at): (member.bit, member.bits)
+            for member in self._members(self._one(name))
+            if member.bits
+        }
 
     def has_member(self, name: str, path: str) -> bool:
         """Whether there is a structure or union *name* with that member."""
@@ -191,7 +200,7 @@ class Btf:
             # kind_flag: the offset's upper 8 bits are a bit field's size.
             has_sizes = bool(info >> 31)
             bit = offset & 0xFFFFFF if has_sizes else offset
-            yield _Member(name_at, type_, bit, has_sizes and offset >> 24 > 0)
+            yield _Member(name_at, type_, bit, offset >> 24 if has_sizes else 0)
 
     def _find(self, number: int, name: str, depth: int = 0) -> tuple[int, _Member] | None:
         """A member by its name, and its offset in bits."""

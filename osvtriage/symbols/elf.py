@@ -6,7 +6,7 @@ import bisect
 import mmap
 import struct
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -280,6 +280,14 @@ class ElfImage:
         symbol = self._symbol(name, start, size, entry)
         return symbol if address < symbol.end else None
 
+    def code_between(self, start: int, end: int) -> list[Symbol]:
+        """The functions and labels of code from *start* to *end*, by their addresses."""
+        first, last = (bisect.bisect_left(self._starts, at) for at in (start, end))
+        return [
+            self._symbol(self._code[at][1], at, *self._code[at][2:])
+            for at in self._starts[first:last]
+        ]
+
     def belongs_to(self, address: int, function: str) -> bool:
         """Whether *address* lies in *function* or in a part of it that the compiler split off."""
         symbol = self.containing(address)
@@ -293,8 +301,11 @@ class ElfImage:
         A return address is looked up one byte before: a call can be a function's last instruction.
         """
         address = int(frame.address, 16)
-        symbol = self.containing(address - 1 if frame.kind == "return" else address)
         kind = "call" if frame.kind == "return" else frame.kind
+        if frame.function is not None:
+            # A module's, which the guest's own tables named.
+            return replace(frame, kind=kind)
+        symbol = self.containing(address - 1 if frame.kind == "return" else address)
         if symbol is None:
             return Frame(frame.address, None, None, kind, frame.note, frame.registers)
         offset = address - symbol.address

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
+from osvtriage.model.orc import OrcPlan
 from osvtriage.model.plan import Field, StackPlan, ThreadListPlan, ThreadPlan, UnwindPlan
 
 
@@ -33,4 +34,5 @@ class Layout:
     rewritten: Container[int] = frozenset()
     unwind: UnwindPlan | None = None
     threads: ThreadListPlan | None = None
+    orc: OrcPlan | None = None
     missing: tuple[str, ...] = ()

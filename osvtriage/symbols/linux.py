@@ -12,12 +12,14 @@ import re
 from collections.abc import Container, Mapping, Sequence
 
 from osvtriage.model.errors import SymbolError
+from osvtriage.model.orc import OrcPlan
 from osvtriage.model.plan import Field, ThreadPlan
 from osvtriage.symbols import disassembly, linux_x86_64
 from osvtriage.symbols.disassembly import Instruction
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.ftrace import mcount_sites
 from osvtriage.symbols.layout import Layout, Sample
+from osvtriage.symbols.orc import orc_plan
 from osvtriage.systems import linux
 
 _IDENTITY = ("pid", "comm", "start_time")
@@ -31,6 +33,7 @@ def layout(elf: ElfImage) -> Layout:
     """
     found = offsets(elf)
     fields = linux.task_fields(found)
+    unwinder, missing = _unwinder(elf)
     return Layout(
         thread=_thread(elf, found["current"], {name: fields[name] for name in _IDENTITY}),
         fields=fields,
@@ -38,7 +41,19 @@ def layout(elf: ElfImage) -> Layout:
             Sample(linux.BANNER, elf.symbol(linux.BANNER).address, len(elf.string(linux.BANNER))),
         ),
         rewritten=rewritten_at_boot(elf),
+        orc=unwinder,
+        missing=missing,
     )
+
+
+def _unwinder(elf: ElfImage) -> tuple[OrcPlan | None, tuple[str, ...]]:
+    """How backtraces are made on x86-64, and a sentence where they are only partly."""
+    if elf.arch.name != "x86_64":
+        return None, ()
+    try:
+        return orc_plan(elf), ()
+    except SymbolError as error:
+        return None, (f"backtraces are partial: {error}",)
 
 
 def _thread(elf: ElfImage, current: int, identity: Mapping[str, Field]) -> ThreadPlan:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from osvtriage.images.places import cache_directory
-from osvtriage.images.record import Disk, file_sha256
 from osvtriage.model.boundary import Boundary, Generation
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import UsageError
@@ -23,6 +22,7 @@ from osvtriage.symbols.glibc import Module
 from osvtriage.trial import identity
 from osvtriage.trial.journal import Journal
 from osvtriage.trial.judge import Ending
+from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.trial import Trial
 from osvtriage.trial.user_process import open_modules
 
@@ -31,8 +31,6 @@ from osvtriage.trial.user_process import open_modules
 # that.
 _PREPARING_LIMIT = 120.0
 _BOUNDARY_LIMIT = 120.0
-# Snapshots need a disk that can hold them; what is written goes into QEMU's overlay of it.
-_SCRATCH_BYTES = 1 << 20
 _LONGEST = 16
 
 
@@ -40,11 +38,7 @@ class Interleaving(Trial):
     """A trial that forks at boundaries: all of them, or those that the request names."""
 
     async def _start(self) -> None:
-        scratch = self.directory / "scratch.img"
-        with scratch.open("wb") as file:
-            file.truncate(_SCRATCH_BYTES)
-        disk = Disk(scratch, "raw", file_sha256(scratch))
-        boot = replace(self.prepared.boot, disks=(*self.prepared.boot.disks, disk))
+        boot, scratch = with_snapshots(self.prepared.boot, self.directory)
         self.prepared = replace(self.prepared, boot=boot)
         self._stack.callback(scratch.unlink)
         await super()._start()

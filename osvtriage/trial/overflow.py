@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from osvtriage.guest import interrupt_log
-from osvtriage.images.record import Disk, file_sha256
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Frame
@@ -24,6 +23,7 @@ from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.symbols.linux_stacks import stack_bytes
 from osvtriage.trial import high_water, identity
 from osvtriage.trial.judge import Ending
+from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.trial import Trial
 
 # Finding a task takes a second or two, the snapshot and the measurement 0.5 s, and each case 0.13 s
@@ -32,8 +32,6 @@ _PREPARING_LIMIT = 300.0
 _CASE_LIMIT = 150.0
 # Progress is told every so many cases, somewhat more than a second.
 _TOLD = 12
-# Snapshots need a disk that can hold them; what is written goes into QEMU's overlay of it.
-_SCRATCH_BYTES = 1 << 20
 
 
 class Overflow(Trial):
@@ -45,13 +43,9 @@ class Overflow(Trial):
         return self.request.recipe.sweep
 
     async def _start(self) -> None:
-        scratch = self.directory / "scratch.img"
-        with scratch.open("wb") as file:
-            file.truncate(_SCRATCH_BYTES)
-        self._stack.callback(scratch.unlink)
-        disk = Disk(scratch, "raw", file_sha256(scratch))
-        boot = replace(self.prepared.boot, disks=(*self.prepared.boot.disks, disk))
+        boot, scratch = with_snapshots(self.prepared.boot, self.directory)
         self.prepared = replace(self.prepared, boot=boot)
+        self._stack.callback(scratch.unlink)
         await super()._start()
 
     async def _resolve_probes(self) -> None:

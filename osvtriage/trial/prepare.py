@@ -20,6 +20,9 @@ from osvtriage.systems import SYSTEMS
 from osvtriage.trial.request import Observer, OwnProgram, Request
 from osvtriage.trial.user_process import Files
 
+# Documentation/admin-guide/kernel-parameters.txt. The images have it.
+_NO_KASLR = "nokaslr"
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -150,7 +153,8 @@ def _check_variant(request: Request, arch: Arch) -> None:
         UsageError: it cannot.
     """
     image, variant = request.image, request.variant
-    if image.boots_itself and (variant.arguments or variant.append or variant.patch):
+    changes = (variant.arguments, variant.append, variant.patch, variant.kaslr)
+    if image.boots_itself and any(changes):
         raise UsageError(
             f"the kernel of {image.name} is a disk, which holds its command line and its code "
             f"itself: the variant {variant.name!r} cannot change them",
@@ -195,7 +199,10 @@ def _append(request: Request, arch: Arch) -> str:
     if SYSTEMS[request.image.system].arm_at is not None:
         return " ".join([request.image.append, *arguments]).strip()
     more = (request.recipe.workload.append, request.variant.append)
-    parts = [f"console={arch.console}", request.image.append, *more, "panic=-1"]
+    own = request.image.append
+    if request.variant.kaslr:
+        own = " ".join(word for word in own.split() if word != _NO_KASLR)
+    parts = [f"console={arch.console}", own, *more, "panic=-1"]
     if request.program is not None:
         parts += ["--", "payload:", *arguments]
     elif request.recipe.workload.payload:

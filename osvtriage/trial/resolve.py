@@ -14,6 +14,7 @@ from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Layout, Sample
 from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.systems import SYSTEMS
+from osvtriage.trial.places import contexts, tables
 from osvtriage.trial.user_process import Files, UserProcess, user_process
 
 # What of the code at a probe is compared: enough to tell builds apart, and seldom rewritten.
@@ -84,6 +85,9 @@ def resolve(
     found = [_probe(probe, kernel, notes) for probe in recipe.probe]
     probes = tuple(probe for probe in found if probe is not None)
     steady = _steady(elf, layout, {at for probe in probes for at in (*probe.entries, *probe.exits)})
+    unwinder = layout.orc
+    if recipe.context:
+        unwinder = tables(elf, variant)
     if pinpoint is not None:
         _known("--pinpoint", "register", [pinpoint], elf.arch.words)
     return Resolved(
@@ -96,6 +100,8 @@ def resolve(
             pinpoint=pinpoint,
             process=process.plan if process else None,
             interleave=process.interleave if process else None,
+            orc=unwinder,
+            contexts=contexts(recipe, elf) if recipe.context else None,
         ),
         samples=(*layout.samples, *steady),
         arm_at=arm_at,

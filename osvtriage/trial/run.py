@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from osvtriage.arch.x86_exceptions import FRAME_BYTES
+from osvtriage.checks.backtrace import compared
 from osvtriage.checks.interleave import interleaved, outcome
 from osvtriage.checks.overflow import overflowed
 from osvtriage.consoles.payload import PayloadReport
@@ -182,6 +183,9 @@ class _Work:
             observer.phase("check", f"{len(self.seen.overflow.cases)} accesses")
             self.results = [overflowed(self.seen.overflow, self._frame_bytes())]
             return
+        if self.recipe.context:
+            self.results = [compared(self.seen.comparisons)]
+            return
         observer.phase("check", f"{len(self.seen.events)} events")
         self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
 
@@ -194,9 +198,12 @@ class _Work:
         with (directory / "boundaries.jsonl").open("w", encoding="utf-8") as file:
             for boundary in self.seen.boundaries:
                 file.write(json.dumps(asdict(boundary)) + "\n")
-        # Plain gdb cannot steer a fork or move a stack pointer: the command repeats it.
-        steered = self.variant.interleave or self.recipe.sweep
-        if trial.resolved is not None and not steered:
+        with (directory / "comparisons.jsonl").open("w", encoding="utf-8") as file:
+            for comparison in self.seen.comparisons:
+                file.write(json.dumps(asdict(comparison)) + "\n")
+        # Plain gdb can neither steer a fork, nor move a stack pointer, nor find a kernel: the
+        # command repeats it.
+        if trial.resolved is not None and not self._is_steered():
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
@@ -296,9 +303,13 @@ class _Work:
         steered = (chosen.steering.boundary, chosen.steering.limit)
         return any((chosen.kernel, chosen.program, *steered))
 
+    def _is_steered(self) -> bool:
+        """Whether the trial brings its own check, for it does more than to watch probes."""
+        return bool(self.variant.interleave or self.recipe.sweep or self.recipe.context)
+
     def _checked_probes(self) -> list[str]:
         """The probe of each check, in their order."""
-        if self.variant.interleave or self.recipe.sweep:
+        if self._is_steered():
             return [""]
         return [str(table.parameters.get("probe", "")) for table in self.recipe.check]
 

@@ -26,12 +26,11 @@ from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved
+from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.trial import Seen, Trial
 from osvtriage.trial.watch import Over, Watch
 
 _SNAPSHOT = "osvtriage"
-# Snapshots need an image; what is written goes into QEMU's overlay of it.
-_SCRATCH_BYTES = 1 << 20
 # What a boot decides once (addresses, which page is where) is the same in all trials from its
 # snapshot: after so many it is decided anew. A boot of 7 s adds 0.14 s to each of them.
 TRIALS_A_BOOT = 50
@@ -177,10 +176,8 @@ class SnapshotTrial(Trial):
         stack = self._guest.stack = AsyncExitStack()
         await self._open(stack)
         self.logs = self._processes.directory
-        scratch = self._processes.directory / "snapshots.img"
-        with scratch.open("wb") as file:
-            file.truncate(_SCRATCH_BYTES)
-        self.prepared = replace(self.prepared, boot=replace(self.prepared.boot, snapshots=scratch))
+        boot, _ = with_snapshots(self.prepared.boot, self._processes.directory)
+        self.prepared = replace(self.prepared, boot=boot)
         await self._start()
         await self._boot_until_ready()
         await self._compare_code()

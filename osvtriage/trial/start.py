@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from osvtriage.trial import interruptible
+from osvtriage.trial.backtraces import Backtraces
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.overflow import Overflow
 from osvtriage.trial.prepare import Prepared
@@ -38,8 +39,9 @@ class Boot:
         self, request: Request, prepared: Prepared, directory: Path, observer: Observer, seen: Seen
     ) -> Trial:
         """The trial that *request* asks for."""
-        kind = Interleaving if request.variant.interleave else Trial
+        kind: type[Trial] = Interleaving if request.variant.interleave else Trial
         kind = Overflow if request.recipe.sweep else kind
+        kind = Backtraces if request.recipe.context else kind
         return kind(request, prepared, directory, observer, seen)
 
     def run(self, trial: Trial) -> None:

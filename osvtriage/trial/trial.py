@@ -30,6 +30,7 @@ from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes, log_file
 from osvtriage.guest.qemu import Sockets, command_line
 from osvtriage.model.boundary import Boundary
+from osvtriage.model.context import Comparison
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
@@ -67,6 +68,7 @@ class Seen:
     boundaries: list[Boundary] = field(default_factory=list)
     overflow: OverflowSeen | None = None
     stacks: StacksSeen | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
     # What the symbols do not tell of this guest, a sentence each.
     missing: tuple[str, ...] = ()
     ending: Ending | None = None
@@ -103,6 +105,8 @@ class Trial:
         self._stays: str | None = None
         self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
+        # Of trials whose guest prints on its second serial port as well.
+        self._second_log: Path | None = None
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -153,6 +157,7 @@ class Trial:
             sockets,
             self.logs / "console.log",
             payload_console.WAIT if self.prepared.waits else "",
+            self._second_log,
         )
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
@@ -403,6 +408,7 @@ class Trial:
 
     async def _read_console(self) -> None:
         async for line in self._console.lines():
+            self._on_console_line(line)
             self._on_line(line)
 
     def _on_line(self, line: str) -> None:
@@ -417,6 +423,9 @@ class Trial:
     def _on_payload(self, said: PayloadLine) -> None:
         self.seen.payload.feed(said)
         self.observer.payload(said)
+
+    def _on_console_line(self, line: str) -> None:
+        """A line of the guest's console, before anything is made of it."""
 
     def _on_gdb_text(self, text: str) -> None:
         if text.startswith(EVENT_PREFIX):

@@ -80,8 +80,9 @@ def _exception(arch: Arch, read: Read, sp: int) -> Frame | None:
     registers |= {name: word(offset) for name, offset in PPC_PT_REGS.items()}
     trap = int(registers["trap"], 16) & ~0xF
     kind = "system call" if trap in arch.system_call_traps else "interrupt"
-    mode = "user" if int(registers["msr"], 16) & arch.msr_bits["PR"] else "kernel"
-    note = f"{arch.traps.get(trap, 'unknown trap')} (0x{trap:x}), from {mode} mode"
+    is_user = int(registers["msr"], 16) & arch.msr_bits["PR"]
+    whence = "user mode" if is_user else "kernel; all registers known"
+    note = f"{arch.traps.get(trap, 'unknown trap')} (0x{trap:x}), from {whence}"
     return Frame(registers["nip"], kind=kind, note=note, registers=registers)
 
 

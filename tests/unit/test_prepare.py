@@ -17,6 +17,7 @@ def request(image: dict[str, Any] | None = None, **variant: Any) -> Any:
     stock = {"name": "mine", "system": "linux", "append": "quiet", "kernel_format": "bzimage"}
     stock |= {"boots_itself": False, "symbols": None, "symbols_sha256": None}
     changes = {"name": "v", "arguments": (), "append": "", "patch": (), "needs_symbol": None}
+    changes |= {"kaslr": False}
     return SimpleNamespace(
         image=SimpleNamespace(**stock | (image or {})),
         recipe=SimpleNamespace(

@@ -110,7 +110,7 @@ def test_an_interrupt_of_the_kernel_goes_on_behind_it(marker: bytes, header: int
     memory.exception(inner, interrupted, marker, header, **registers)
     frames = walk(memory)
     assert places(frames) == [0x1000, 0x2000, 0x4000, 0x4100, 0x5000]
-    assert frames[2].note == "external interrupt (0x500), from kernel mode"
+    assert frames[2].note == "external interrupt (0x500), from kernel; all registers known"
     assert [frame.kind for frame in frames] == ["call", "return", "interrupt", "return", "return"]
 
 

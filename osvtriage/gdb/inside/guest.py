@@ -6,9 +6,13 @@ import gdb
 
 from osvtriage.arch import Arch
 from osvtriage.model.event import Frame, GuestThread, ThreadKey
-from osvtriage.model.plan import Field, GdbPlan
+from osvtriage.model.plan import Field, GdbPlan, UnwindPlan
 from osvtriage.systems import osv
 from osvtriage.unwind import backchain, framepointer
+
+_BY_POINTERS = (
+    "by frame pointers alone, for the kernel's ORC tables cannot be used: frames are missing"
+)
 
 
 def read(address: int, size: int) -> bytes | None:
@@ -113,14 +117,19 @@ class Guest:
 
     def current(self) -> int | None:
         """The address that stands for the current thread."""
+        block, offset = self.block(), self.plan.thread.offset
+        if block is None or offset is None:
+            return block
+        return self.word(_wrapped(block + offset))
+
+    def block(self) -> int | None:
+        """What leads to the current thread: on x86-64 Linux the CPU's own variables."""
         plan = self.plan.thread
         bases = [self.integer(plan.base)]
-        if plan.offset is None:
-            return bases[0]
         if plan.other_base is not None and plan.own is not None:
             bases.append(self.integer(plan.other_base))
             bases = [base for base in bases if self._is_own(base, plan.own)]
-        return self.word(_wrapped(bases[0] + plan.offset)) if bases else None
+        return bases[0] if bases else None
 
     def _is_own(self, base: int, own: int) -> bool:
         """Whether *base* is that of the kernel's block, which holds it at *own*.
@@ -157,10 +166,19 @@ class Guest:
         """The frames from here outward; ``at_entry``: at a function's first instruction."""
         arch = self.arch
         pc, sp = self.integer(arch.pc), self.integer(arch.stack_pointer)
-        if self.plan.unwind is not None and arch.frame_pointer is not None:
+        if self.plan.orc is not None:
+            # Imported on use: it reads guests in turn.
+            from osvtriage.gdb.inside.orc import OrcGuest
+
+            return OrcGuest(self, self.plan.orc).frames()
+        if arch.frame_pointer is not None:
             fp = self.integer(arch.frame_pointer)
             start = framepointer.Registers(pc, sp, fp, at_entry)
-            return framepointer.walk(arch, read, start, self.plan.unwind)
+            frames = framepointer.walk(arch, read, start, self.plan.unwind or UnwindPlan())
+            if self.plan.unwind is None:
+                # A Linux whose tables are missing, or of an unknown form.
+                frames.append(Frame(frames[-1].address, kind="unsure", note=_BY_POINTERS))
+            return frames
         link = arch.link_register
         return backchain.walk(arch, read, pc, sp, self.integer(link) if link and at_entry else None)
 

@@ -7,9 +7,7 @@ the others on cross-CPU calls.
 
 from __future__ import annotations
 
-import json
 import shlex
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,16 +15,15 @@ from typing import Any
 import gdb
 
 from osvtriage.arch import ARCHES
-from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX, REFUSAL_PREFIX
 from osvtriage.gdb.inside import process as user
 from osvtriage.gdb.inside.guest import Guest, read, write
 from osvtriage.gdb.inside.running import NotReached, run_to
+from osvtriage.gdb.inside.steering import answer, load_snapshot, save_snapshot
 from osvtriage.model.event import Frame
 from osvtriage.model.lists import ListsSnapshot
 from osvtriage.model.plan import GdbPlan, InterleavePlan, Place
 from osvtriage.systems.glibc import read_lists
 
-_SNAPSHOT = "osvtriage"
 _MOST_FRAMES = 64
 # A critical section has some 30 instructions (measured on glibc 2.31, 2.36 and 2.41); with the page
 # faults and the interrupts that can come in between, stepped in the kernel, a few thousand.
@@ -57,7 +54,7 @@ class Interleaving:
         guest = self._guest()
         self.key, _ = guest.identity(guest.current())
         self.space = guest.address_space()
-        gdb.execute(f"monitor savevm {_SNAPSHOT}", to_string=True)
+        save_snapshot()
         self.boundaries = self._list_boundaries()
 
     def _found(self, plan: GdbPlan) -> user.Process:
@@ -122,9 +119,7 @@ class Interleaving:
 
     def replay(self, pc: int, nth: int) -> dict[str, Any]:
         """What becomes of a fork while the thread is at the boundary."""
-        gdb.execute(f"monitor loadvm {_SNAPSHOT}", to_string=True)
-        gdb.execute("maintenance flush register-cache", to_string=True)
-        gdb.execute("maintenance flush dcache", to_string=True)
+        load_snapshot()
         visits = -1
 
         def there(guest: Guest) -> bool:
@@ -257,22 +252,11 @@ def prepare(path: str) -> None:
             _current = Interleaving(GdbPlan.from_json(file.read()))
         return {"boundaries": _current.boundaries, "bases": _current.process.bases}
 
-    _answer(made)
+    answer(made)
 
 
 def replay(pc: int, nth: int) -> None:
     """Replay one boundary; see :meth:`Interleaving.replay`."""
     interleaving = _current
     assert interleaving is not None
-    _answer(lambda: interleaving.replay(pc, nth))
-
-
-def _answer(made: Callable[[], dict[str, Any]]) -> None:
-    """Tell what *made* gives, or that it failed: gdb's own answer came when the guest first ran."""
-    try:
-        gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
-    except user.NotThatFile as refusal:
-        gdb.write(REFUSAL_PREFIX + json.dumps(str(refusal)) + "\n")
-        gdb.write(FAILURE_PREFIX + json.dumps(str(refusal)) + "\n")
-    except Exception:
-        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
+    answer(lambda: interleaving.replay(pc, nth))

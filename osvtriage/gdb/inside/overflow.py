@@ -5,8 +5,6 @@ Each case starts from one snapshot of the whole guest.
 
 from __future__ import annotations
 
-import json
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -14,13 +12,12 @@ from typing import Any
 import gdb
 
 from osvtriage.arch import ARCHES, x86_exceptions
-from osvtriage.gdb.inside import ANSWER_PREFIX, FAILURE_PREFIX
 from osvtriage.gdb.inside.guest import Guest, read, write
 from osvtriage.gdb.inside.running import NotReached, run_to
+from osvtriage.gdb.inside.steering import answer, load_snapshot, save_snapshot
 from osvtriage.model.overflow import Access, Gate, KernelStack, OverflowPlan, Site
 from osvtriage.model.plan import GdbPlan
 
-_SNAPSHOT = "osvtriage"
 _PAGE = 4096
 # Between two stacks that are mapped is the guard page and what the alignment leaves: at most a
 # stack's own size, 16 KiB as Debian builds. More is not looked at.
@@ -54,7 +51,7 @@ class Overflow:
         self.key, self.comm = guest.identity(guest.current())
         self.rsp = guest.integer("rsp")
         self.gates = self._gates()
-        gdb.execute(f"monitor savevm {_SNAPSHOT}", to_string=True)
+        save_snapshot()
         self.handler_bytes = self._measure()
 
     def _guest(self) -> Guest:
@@ -115,7 +112,7 @@ class Overflow:
 
         Seen by painting what is free of the stack, with as much of it free as there is.
         """
-        self._restore()
+        load_snapshot()
         top = x86_exceptions.aligned(self.rsp)
         start = self.stack.base + _CANARY_BYTES
         paint = (_PAINT * (self.plan.stack_bytes // len(_PAINT)))[: top - start]
@@ -131,11 +128,6 @@ class Overflow:
             raise Unfit("the page fault's handler used up the whole stack")
         return top - (start + touched)
 
-    def _restore(self) -> None:
-        gdb.execute(f"monitor loadvm {_SNAPSHOT}", to_string=True)
-        gdb.execute("maintenance flush register-cache", to_string=True)
-        gdb.execute("maintenance flush dcache", to_string=True)
-
     def _access(self, site: Site, rsp: int, address: int) -> Guest:
         """Run the instruction; where the guest ends up."""
         values = {"rsp": rsp, "rip": site.address, "eflags": _FLAGS}
@@ -148,7 +140,7 @@ class Overflow:
 
     def case(self, access: Access, rsp: int, address: int) -> dict[str, Any]:
         """One access from the snapshot; see :class:`osvtriage.model.overflow.CaseSeen`."""
-        self._restore()
+        load_snapshot()
         site = self.sites[access]
         guest = self._access(site, rsp, address)
         pc = guest.integer("pc")
@@ -190,14 +182,14 @@ def prepare(probes: str, path: str) -> None:
             "handler_bytes": _current.handler_bytes,
         }
 
-    _answer(made)
+    _answered(made)
 
 
 def case(access: Access, rsp: int, address: int) -> None:
     """Try one case; see :meth:`Overflow.case`."""
     overflow = _current
     assert overflow is not None
-    _answer(lambda: overflow.case(access, rsp, address))
+    _answered(lambda: overflow.case(access, rsp, address))
 
 
 def log_interrupts(path: str) -> None:
@@ -206,16 +198,15 @@ def log_interrupts(path: str) -> None:
     gdb.execute("monitor log int", to_string=True)
 
 
-def _answer(made: Callable[[], dict[str, Any]]) -> None:
-    """Tell what *made* gives, that the guest is unfit for it or went astray, or that it failed.
+def _answered(made: Callable[[], dict[str, Any]]) -> None:
+    """Tell what *made* gives, or that the guest is unfit for it or went astray."""
 
-    gdb's own answer came when the guest first ran.
-    """
-    try:
-        gdb.write(ANSWER_PREFIX + json.dumps(made(), separators=(",", ":")) + "\n")
-    except Unfit as unfit:
-        gdb.write(ANSWER_PREFIX + json.dumps({"unfit": str(unfit)}) + "\n")
-    except NotReached as astray:
-        gdb.write(ANSWER_PREFIX + json.dumps({"astray": str(astray)}) + "\n")
-    except Exception:
-        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
+    def told() -> dict[str, Any]:
+        try:
+            return made()
+        except Unfit as unfit:
+            return {"unfit": str(unfit)}
+        except NotReached as astray:
+            return {"astray": str(astray)}
+
+    answer(told)

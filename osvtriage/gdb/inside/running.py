@@ -24,17 +24,18 @@ def run_to(
     guest: Callable[[], Guest],
     wanted: Callable[[Guest], bool],
     seconds: float,
+    most_visits: int = _MOST_VISITS,
 ) -> Guest:
     """Let the guest run until it stops at one of *addresses* and is *wanted* there.
 
     Raises:
-        NotReached: it did not within *seconds* on the wall, or 200 visits.
+        NotReached: it did not within *seconds* on the wall, or *most_visits*.
     """
     addresses = list(addresses)
     end = time.monotonic() + seconds
     visits = 0
     with breakpoints(addresses):
-        while visits < _MOST_VISITS and (left := end - time.monotonic()) > 0:
+        while visits < most_visits and (left := end - time.monotonic()) > 0:
             resume(left)
             here = guest()
             if here.integer(here.arch.pc) in addresses:
@@ -42,7 +43,7 @@ def run_to(
                 if wanted(here):
                     return here
     where = " or ".join(map(hex, addresses))
-    raise NotReached(f"{where} was not reached in {seconds:g} s and {_MOST_VISITS} visits")
+    raise NotReached(f"{where} was not reached in {seconds:g} s and {most_visits} visits")
 
 
 def resume(seconds: float) -> None:
