@@ -8,7 +8,7 @@ result.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -61,7 +61,7 @@ class Types:
         with _reading(self.path):
             return {
                 _name(child): child.attributes["DW_AT_data_member_location"].value
-                for child in self._find(name, _AGGREGATES).iter_children()
+                for child in _children(self._find(name, _AGGREGATES))
                 if child.tag == "DW_TAG_member" and "DW_AT_data_member_location" in child.attributes
             }
 
@@ -70,7 +70,7 @@ class Types:
         with _reading(self.path):
             return {
                 child.attributes["DW_AT_const_value"].value: _name(child)
-                for child in self._find(name, ("DW_TAG_enumeration_type",)).iter_children()
+                for child in _children(self._find(name, ("DW_TAG_enumeration_type",)))
                 if child.tag == "DW_TAG_enumerator"
             }
 
@@ -83,7 +83,7 @@ class Types:
         with _reading(self.path):
             return [
                 self._first_address(die)
-                for die in self._unit.iter_DIEs()
+                for die in _forward(self._unit.iter_DIEs())
                 if die.tag == "DW_TAG_inlined_subroutine"
                 and _name(die.get_DIE_from_attribute("DW_AT_abstract_origin")) == function
             ]
@@ -163,7 +163,21 @@ def _unit(path: Path, elf: Any, address: int) -> CompileUnit:
 
 
 def _named(scope: DIE, name: str, tags: Sequence[str]) -> Iterator[DIE]:
-    return (die for die in scope.iter_children() if die.tag in tags and _name(die) == name)
+    return (die for die in _children(scope) if die.tag in tags and _name(die) == name)
+
+
+def _children(die: DIE) -> Iterator[DIE]:
+    return _forward(die.iter_children())
+
+
+def _forward(dies: Iterable[DIE]) -> Iterator[DIE]:
+    """*dies*, each behind the one before: with damaged siblings pyelftools goes round for ever."""
+    last = -1
+    for die in dies:
+        if die.offset <= last:
+            raise ValueError(f"the entry at {last:#x} leads back to {die.offset:#x}")
+        last = die.offset
+        yield die
 
 
 def _name(die: DIE) -> str:

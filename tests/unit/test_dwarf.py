@@ -7,7 +7,7 @@ from pathlib import Path
 
 import osv_kernel
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from osvtriage.arch import X86_64
@@ -101,6 +101,8 @@ DEBUG = osv_kernel.WHOLE.index(b"GCC: ("), osv_kernel.WHOLE.index(b"\0.symtab\0"
     changes=st.lists(st.tuples(st.integers(*DEBUG), st.integers(0, 255)), max_size=6),
     length=st.one_of(st.just(len(osv_kernel.WHOLE)), st.integers(0, len(osv_kernel.WHOLE))),
 )
+# An entry whose sibling is itself.
+@example(changes=[(8553, 112), (10513, 133), (9025, 75)], length=12464)
 def test_damaged_debug_information_gives_a_symbol_error_and_nothing_else(
     tmp_path: Path, changes: list[tuple[int, int]], length: int
 ) -> None:
