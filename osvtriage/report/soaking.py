@@ -21,6 +21,7 @@ from osvtriage.soak.summary import Signature, Summary, Tally, TrialOutcome
 
 # Without a terminal: a line for whatever is new, and else one in so many seconds.
 _LINE_SECONDS = 30.0
+_WIDE = 240
 _STYLES = {"reproduced": "red", "clean": "green", "inconclusive": "yellow", "error": "bold red"}
 
 
@@ -225,4 +226,7 @@ def soaks_table(rows: Sequence[tuple[str, Summary]]) -> Table:
 def print_table(rows: Sequence[tuple[str, Summary]]) -> None:
     """Print :func:`soaks_table` on standard output."""
     console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        # Whoever reads lines wants one for each soak.
+        console = Console(highlight=False, markup=False, emoji=False, width=_WIDE)
     console.print(soaks_table(rows) if rows else "no soaks yet")
