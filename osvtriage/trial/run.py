@@ -288,6 +288,11 @@ class _Work:
             for stimulus, what in _STEERING.get(self.variant.interleave or "", ())
             if self.seen.boundaries
         ]
+        if any(one.stacks for one in self.seen.comparisons):
+            what = (
+                "at each context rip was set to dump_stack(), on a snapshot that was loaded again"
+            )
+            steered.append(record.InterventionRecord(stimulus="call", thread=None, what=what))
         return steered + [
             record.InterventionRecord(
                 stimulus="paint",
