@@ -128,5 +128,5 @@ class Crash:
 
 
 def _what(fault: Frame | None) -> str:
-    """The exception's name, without what its error code says."""
-    return re.split(r"[,(]", fault.note or "exception")[0].strip() if fault else "abort"
+    """The exception's name, without what its error code says, and at which address it was."""
+    return re.split(r"[,(]| at ", fault.note or "exception")[0].strip() if fault else "abort"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from osvtriage.recipe.recipe import Matrix, Probe, Recipe
+from osvtriage.recipe.recipe import Context, Matrix, Probe, Recipe
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> str:
@@ -33,10 +33,14 @@ def recipe_text(recipe: Recipe) -> str:
     lines = [f"{recipe.name}: {recipe.title}", "", recipe.about.strip(), ""]
     lines += [f"system   {recipe.system} on {recipe.arch}, image {recipe.image or 'any of yours'}"]
     payload = recipe.workload.payload or "none of ours"
-    lines += [f"workload {payload}, at most {recipe.workload.limit:g} s", "", "probes"]
-    lines += [f"  {probe.name:<16} {_where(probe)}" for probe in recipe.probe]
+    lines += [f"workload {payload}, at most {recipe.workload.limit:g} s", ""]
+    if recipe.context:
+        lines += ["contexts", *(f"  {one.name:<22} {_reached(one)}" for one in recipe.context)]
+    else:
+        lines += ["probes", *(f"  {probe.name:<16} {_where(probe)}" for probe in recipe.probe)]
     lines += _matrix(recipe.matrix)
-    lines += ["", "checks"]
+    if recipe.check or recipe.sweep:
+        lines += ["", "checks"]
     if (sweep := recipe.sweep) is not None:
         lines.append(f"  {sweep.stimulus:<20} {', '.join(sweep.accesses)}: as predicted, or not")
     for check in recipe.check:
@@ -55,6 +59,14 @@ def _matrix(matrix: Matrix) -> list[str]:
     words = [" ".join(words) or "none" for words in matrix.arguments]
     vcpus = ", ".join(str(number) for number in matrix.smp)
     return ["", f"found fastest with {vcpus} vCPUs; arguments: {' or '.join(words)}"]
+
+
+def _reached(context: Context) -> str:
+    module = f" of the module {context.module}, where it calls the kernel" if context.module else ""
+    entered = f", through {context.entered} from {context.came_in}" if context.entered else ""
+    return (
+        f"{context.function}{module}{entered}; compared with the {' and the '.join(context.oracle)}"
+    )
 
 
 def _where(probe: Probe) -> str:

@@ -26,6 +26,8 @@ _SHAPES = {
     (3, ("signal",)): "6.4",
 }
 _TABLE, _IPS, _HEADER = ".orc_unwind", ".orc_unwind_ip", ".orc_header"
+# Longer than any single instruction's stretch.
+_BODY_BYTES = 32
 # asm/syscall_wrapper.h and, before 5.6, names without a processor.
 _PREFIXES = ("__x64_sys_", "__ia32_compat_sys_", "__ia32_sys_", "__se_sys_", "__do_sys_", "sys_")
 
@@ -182,9 +184,14 @@ def _modules(elf: ElfImage, types: Btf) -> ModuleOffsets | None:
     )
 
 
-def longest_stretch(plan: OrcPlan, function: Symbol) -> int:
-    """An address in the longest stretch of code of *function* that one entry is for."""
+def body(plan: OrcPlan, function: Symbol) -> int:
+    """An address in the stretch of code of *function* behind its prologue: that has one entry.
+
+    A prologue's stretches are as long as an instruction; so the first of some length is meant.
+    """
     table = KernelTable(plan.table)
-    stretches = Counter(table.index(at) for at in range(function.address, function.end))
-    ((longest, _),) = stretches.most_common(1)
-    return next(at for at in range(function.address, function.end) if table.index(at) == longest)
+    found = [table.index(at) for at in range(function.address, function.end)]
+    longest = max(Counter(found).values(), default=0)
+    return function.address + next(
+        at for at, index in enumerate(found) if found.count(index) >= min(longest, _BODY_BYTES)
+    )

@@ -32,7 +32,7 @@ _CONSOLE_LIMIT = 30.0
 # has one `console=` of a kind only, so that is the port of its boot console, which is kept
 # (Documentation/admin-guide/kernel-parameters.txt).
 _LOG, _LOG_PORT = "kernel.log", "earlycon=uart8250,io,0x2f8 keep_bootcon"
-_KERNEL, _PROGRAM = "the kernel's own", "the program's own word"
+_KERNEL, _PROGRAM = "the kernel's own", "what the processor pushed"
 # What SYSENTER enters in a 32-bit program: arch/x86/entry/entry_64_compat.S.
 _SYSENTER = "entry_SYSENTER_compat"
 
@@ -121,11 +121,20 @@ class Backtraces(Trial):
             comm=seen["comm"],
             ours=self._placed(decode(Frame, frame) for frame in seen["frames"]),
             oracle=_PROGRAM,
-            theirs=(f"{context.function}+0x0", f"{_SYSENTER}+0x0"),
+            theirs=(),
         )
         if "kernel" in context.oracle:
             dump = self._last_dump()
             made = replace(made, oracle=_KERNEL, theirs=dump.frames, stacks=dump.stacks)
+        else:
+            (interrupted,) = self._placed([Frame(f"{seen['pushed'][0] or 0:016x}")])
+            if interrupted.function != _SYSENTER:
+                raise GuestError(
+                    f"the guest came to {context.function} from {interrupted.name}, not from "
+                    f"{_SYSENTER}",
+                    "run it again; comparisons.jsonl in the run record has what was seen before",
+                )
+            made = replace(made, theirs=(f"{context.function}+0x0", interrupted.name))
         if program is not None:
             made = replace(made, expected=self._expected(context, program, seen))
         self.seen.comparisons.append(made)
@@ -135,8 +144,9 @@ class Backtraces(Trial):
     ) -> dict[str, str]:
         """What the outermost frame's registers are by what the program knows of itself.
 
-        In the kernel's first instruction behind SYSENTER nothing has saved them yet: RIP is that
-        instruction's, and RBP has the program's stack pointer, by the calling convention.
+        In the kernel's first instructions behind SYSENTER nothing has saved them yet: there RIP and
+        RSP are what the processor pushed, and RBP has the program's stack pointer, by the calling
+        convention.
         """
         if "kernel" in context.oracle:
             return {"rip": f"{seen['word'] or 0:016x}", "rsp": f"{program.rsp:016x}"}
@@ -145,7 +155,8 @@ class Backtraces(Trial):
                 f"the guest came to {context.function} in another program than the payload's",
                 "run it again; console.log in the run record has what the payload printed",
             )
-        return {"rip": f"{self._elf.symbol(_SYSENTER).address + self._slide:016x}"}
+        rip, _, _, rsp = (f"{word or 0:016x}" for word in seen["pushed"])
+        return {"rip": rip, "rsp": rsp}
 
     def _last_dump(self) -> Dump:
         """The dump that the kernel has just printed: it is in the file before the guest stops."""

@@ -8,7 +8,7 @@ from osvtriage.model.context import ContextPlan, ContextsPlan
 from osvtriage.model.orc import OrcPlan
 from osvtriage.recipe.recipe import Context, Recipe, Variant
 from osvtriage.symbols.elf import ElfImage
-from osvtriage.symbols.orc import longest_stretch, orc_plan
+from osvtriage.symbols.orc import body, orc_plan
 
 # ContextsPlan's, in its order.
 _FUNCTIONS = ("dump_stack", "console_trylock", "console_unlock")
@@ -47,4 +47,4 @@ def tables(elf: ElfImage, variant: Variant | None) -> OrcPlan:
     plan = orc_plan(elf)
     if variant is None or variant.shifted is None:
         return plan
-    return replace(plan, shifted=longest_stretch(plan, elf.symbol(variant.shifted)))
+    return replace(plan, shifted=body(plan, elf.symbol(variant.shifted)))

@@ -342,6 +342,11 @@ class _Work:
             )
             loaded = record.InterventionRecord(stimulus="snapshot", thread=None, what=what)
             steered.append(loaded)
+        if any(one.stacks for one in self.seen.comparisons):
+            what = (
+                "at each context rip was set to dump_stack(), on a snapshot that was loaded again"
+            )
+            steered.append(record.InterventionRecord(stimulus="call", thread=None, what=what))
         return steered + [
             record.InterventionRecord(
                 stimulus="paint",

@@ -16,7 +16,7 @@ Read = Callable[[int, int], bytes | None]
 
 # Distributions load some hundred. The largest (amdgpu) has 60,000 symbols and 300,000 entries.
 _MOST_MODULES, _MOST_SYMBOLS, _MOST_ENTRIES = 4096, 1 << 18, 1 << 20
-_LONGEST_NAME = 512
+_LONGEST_NAME, _PIECE = 512, 64
 # Elf64_Sym: st_name, st_info, st_other, st_shndx, st_value, st_size.
 _SYMBOL = struct.Struct("<IBBHQQ")
 
@@ -91,12 +91,14 @@ class Module:
 
     def _string(self, at: int) -> str:
         where = self._member(self._kallsyms + self._offsets.strings, 8) + at
-        # A page that is not mapped may follow a short string.
-        size = min(_LONGEST_NAME, 4096 - where % 4096)
-        raw = self._read(where, size) or b""
-        if b"\0" not in raw:
-            raw += self._read(where + size, _LONGEST_NAME) or b""
-        return raw.split(b"\0", 1)[0].decode("ascii", "replace")
+        text = b""
+        # In pieces, for the page behind the last string may not be mapped.
+        while b"\0" not in text and len(text) < _LONGEST_NAME:
+            piece = self._read(where + len(text), _PIECE - where % _PIECE if not text else _PIECE)
+            if piece is None:
+                break
+            text += piece
+        return text.split(b"\0", 1)[0].decode("ascii", "replace")
 
     def _word(self, offset: int, size: int = 8) -> int:
         return self._member(self._at + offset, size)

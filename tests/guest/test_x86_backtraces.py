@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -12,7 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from harness import LIMIT, OSVTRIAGE
+from harness import LIMIT, OSVTRIAGE, SPECIMENS
 
 from osvtriage.arch import X86_64
 from osvtriage.guest.programs import find_gdb
@@ -47,10 +49,17 @@ def comparisons(directory: Path) -> dict[str, dict[str, Any]]:
     return {one["context"]: one for one in map(json.loads, lines)}
 
 
+# Linux 6.1 and 6.12, and with how many vCPUs.
+SUITES = {"bookworm": 1, "trixie": 2}
+suites = pytest.mark.parametrize("suite", list(SUITES))
+
+
 @cache
-def verified(base: Path) -> dict[str, tuple[dict[str, Any], Path]]:
-    """The records of all variants on Linux 6.1."""
-    done = osvtriage("verify", RECIPE, "--json", "--out", base / "verify")
+def verified(base: Path, suite: str) -> dict[str, tuple[dict[str, Any], Path]]:
+    """The records of all variants."""
+    image, smp = f"debian-{suite}-x86_64", str(SUITES[suite])
+    out = base / suite
+    done = osvtriage("verify", RECIPE, "--image", image, "--smp", smp, "--json", "--out", out)
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     assert (done.returncode, report["holds"]) == (0, True), report
@@ -61,9 +70,10 @@ def verified(base: Path) -> dict[str, tuple[dict[str, Any], Path]]:
     }
 
 
+@suites
 @pytest.mark.parametrize("variant", ["as-is", "kaslr"])
-def test_our_backtraces_are_the_kernels_own(base: Path, variant: str) -> None:
-    record, directory = verified(base)[variant]
+def test_our_backtraces_are_the_kernels_own(base: Path, suite: str, variant: str) -> None:
+    record, directory = verified(base, suite)[variant]
     jsonschema.validate(record, json_schema())
     assert record["verdict"] == "clean"
     check_contexts(comparisons(directory))
@@ -87,9 +97,10 @@ def check_contexts(seen: dict[str, dict[str, Any]]) -> None:
     assert call["ours"][-1]["note"].startswith("system call ")
 
 
-def test_a_table_with_one_wrong_entry_is_found_out(base: Path) -> None:
+@suites
+def test_a_table_with_one_wrong_entry_is_found_out(base: Path, suite: str) -> None:
     """The positive control: nothing wrong is told as if it were sure."""
-    record, directory = verified(base)["shifted"]
+    record, directory = verified(base, suite)["shifted"]
     assert record["verdict"] == "reproduced"
     wrong = {finding["probe"] for finding in record["findings"]}
     assert {"system-call", "fault-in-the-kernel", "timer-interrupt", "module"} >= wrong
@@ -98,15 +109,6 @@ def test_a_table_with_one_wrong_entry_is_found_out(base: Path) -> None:
         assert finding["backtrace"][-1]["kind"] == "unsure"
         assert any(frame["function"] == "do_syscall_64" for frame in finding["backtrace"])
     assert "fault-from-user-mode" in comparisons(directory).keys() - wrong
-
-
-@pytest.mark.parametrize(("variant", "smp"), [("kaslr", 2), ("as-is", 1)])
-def test_on_another_kernel_and_on_two_vcpus(base: Path, variant: str, smp: int) -> None:
-    out = base / f"trixie-{variant}"
-    arguments = ("--variant", variant, "--image", "debian-trixie-x86_64", "--smp", str(smp))
-    done = osvtriage("run", RECIPE, *arguments, "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_contexts(comparisons(out))
 
 
 @cache
@@ -166,9 +168,6 @@ def stepped(suite: str) -> dict[str, Any]:
         return json.loads(answer.read_text()) | {"symbols": symbols}
 
 
-suites = pytest.mark.parametrize("suite", ["bookworm", "trixie"])
-
-
 @suites
 @pytest.mark.parametrize("mode", ["kernel", "user"])
 def test_every_instruction_of_a_faults_entry_is_unwound_or_not_sure(suite: str, mode: str) -> None:
@@ -201,6 +200,52 @@ def test_gdbs_own_commands_cross_the_exception(suite: str) -> None:
     assert "asm_exc_page_fault" in own["after handler"].splitlines()[0]
     # `finish` out of the entry comes to the instruction that faulted.
     assert own["after fault"] == ours[2]
+
+
+CRASH = """\
+schema = "osvtriage.recipe/1"
+name = "crash"
+title = "the kernel gives up"
+system = "linux"
+arch = "x86_64"
+image = "debian-trixie-x86_64"
+[workload]
+payload = "panic.c"
+limit = 120
+[[probe]]
+name = "panic"
+function = "panic"
+fatal = true
+[[check]]
+kind = "crash"
+probe = "panic"
+[[variant]]
+name = "as-is"
+title = "as it is"
+expect = "clean"
+[[variant]]
+name = "other"
+title = "never run"
+expect = "reproduced"
+"""
+
+
+def test_a_finding_has_the_backtrace_across_the_system_call(tmp_path: Path) -> None:
+    (tmp_path / "crash.toml").write_text(CRASH)
+    shutil.copyfile(SPECIMENS / "panic.c", tmp_path / "panic.c")
+    done = osvtriage("run", tmp_path / "crash.toml", "--out", tmp_path / "out", "--json")
+    assert done.stdout, done.stderr
+    (finding,) = json.loads(done.stdout)["findings"]
+    frames = finding["backtrace"]
+    names = [frame["function"] for frame in frames]
+    assert names[0] == "panic"
+    assert "sysrq_handle_crash" in names
+    assert names[-2] == "entry_SYSCALL_64_after_hwframe"
+    assert [frame["kind"] for frame in frames[:-1]] == ["call"] * (len(frames) - 1)
+    assert frames[-1]["kind"] == "system call"
+    assert re.fullmatch(r"system call write\(\d, …\), from user mode", frames[-1]["note"])
+    shown = osvtriage("show", tmp_path / "out").stdout
+    assert "== system call write(" in shown
 
 
 def test_a_kernel_that_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:

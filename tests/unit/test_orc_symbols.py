@@ -16,7 +16,7 @@ from osvtriage.images.vmlinuz import kernel_symbols
 from osvtriage.model.errors import SymbolError
 from osvtriage.symbols import linux
 from osvtriage.symbols.elf import ElfImage
-from osvtriage.symbols.orc import longest_stretch, orc_plan
+from osvtriage.symbols.orc import body, orc_plan
 from osvtriage.unwind.orc_table import KernelTable
 
 ORC = 0xFFFFFFFF86000000
@@ -135,7 +135,7 @@ def test_a_kernel_without_the_tables_and_one_with_half_of_them(kernel: object) -
 def test_one_entry_can_be_made_wrong(kernel: object) -> None:
     with kernel(sections(SUM_6_4), types(*NEW)) as elf:  # type: ignore[operator]
         plan = orc_plan(elf)
-        at = longest_stretch(plan, elf.symbol("function_1"))
+        at = body(plan, elf.symbol("function_1"))
     # function_1 has 4 bytes of one stretch, and 12 of the next.
     assert at == STARTS[2]
     right, wrong = KernelTable(plan.table), KernelTable(plan.table, at)

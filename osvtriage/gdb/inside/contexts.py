@@ -90,6 +90,8 @@ class Contexts:
             "comm": comm,
             "frames": frames,
             "registers": guest.registers(("rbp",)),
+            # RIP, CS, RFLAGS and RSP as the processor pushed them, where an entry begins.
+            "pushed": [guest.word(guest.integer("rsp") + at) for at in range(0, 32, 8)],
             "word": None if variable is None else _half_word(variable),
         }
         if place.dump:

@@ -78,9 +78,12 @@ class OrcGuest:
 
     def frames(self, walk: orc.Walk | None = None) -> list[Frame]:
         """The backtrace; functions of modules are named, those of the kernel are not."""
-        cr2 = self._guest.cpus.get(self._guest.cpu, {}).get("cr2")
+        walk = walk or self.walk()
+        # In user mode nothing of that is asked for, and nothing else asks QEMU's monitor.
+        cpu = self._guest.cpus.get(self._guest.cpu, {}) if len(walk.steps) > 1 else {}
+        cr2 = cpu.get("cr2")
         entries = Entries(self._guest.arch, self._plan, read, None if cr2 is None else int(cr2, 16))
-        return [self._named(frame) for frame in entries.frames(walk or self.walk())]
+        return [self._named(frame) for frame in entries.frames(walk)]
 
     def _named(self, frame: Frame) -> Frame:
         address = int(frame.address, 16)
