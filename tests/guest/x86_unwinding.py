@@ -52,15 +52,21 @@ def backtrace() -> tuple[str | None, list[tuple[str, str]]]:
 
 
 def steps(user: bool) -> dict[str, object]:
-    # The error code, then RIP and CS are what the processor pushed.
-    run_to("asm_exc_page_fault", 16, user)
-    _, before = backtrace()
-    seen = []
-    for _ in range(STEPS):
-        pc = guest().integer("pc")
-        seen.append((pc, *backtrace()))
-        gdb.execute("stepi", to_string=True)
-    return {"before": before[1:], "seen": seen}
+    """The backtraces at each of the instructions behind a fault that takes as many at least.
+
+    One that is dealt with sooner is back at the instruction that faulted: then the next is taken.
+    """
+    while True:
+        # The error code, then RIP and CS are what the processor pushed.
+        run_to("asm_exc_page_fault", 16, user)
+        faulted = guest().word(guest().integer("rsp") + 8)
+        _, before = backtrace()
+        seen: list[tuple[int, str | None, list[tuple[str, str]]]] = []
+        while len(seen) < STEPS and (pc := guest().integer("pc")) != faulted:
+            seen.append((pc, *backtrace()))
+            gdb.execute("stepi", to_string=True)
+        if len(seen) == STEPS:
+            return {"before": before[1:], "seen": seen}
 
 
 def said(command: str) -> str:
