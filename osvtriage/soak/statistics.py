@@ -262,8 +262,8 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     rising = function(low) < 0
     for _ in range(100):
         middle = (low + high) / 2
-        # Relative, for the rates that matter are small.
-        if high - low <= 1e-12 * high:
+        # Relative to the nearer of 0 and 1: near either a rate's odds go up and down fast.
+        if high - low <= 1e-12 * min(high, 1 - low):
             break
         if (function(middle) < 0) == rising:
             low = middle

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import special, stats
 
@@ -69,6 +69,8 @@ def test_fishers_test_is_scipys(a: tuple[int, int], b: tuple[int, int]) -> None:
 
 
 @given(counts_of_trials())
+@example((3584, 3585))
+@example((1, 3585))
 def test_a_confidence_sequence_is_where_the_martingale_is_small(count: tuple[int, int]) -> None:
     hits, trials = count
     got = confidence_sequence(hits, trials)
