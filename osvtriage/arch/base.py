@@ -17,7 +17,9 @@ class Word:
     ``elements`` is the union member that gives integers gdb's Python can convert (gdb 13 cannot
     ``int()`` a uint128); ``None`` where the register is an integer itself. ``monitor``: QEMU's gdb
     stub does not have it, or not truly, and it is read from the monitor's ``info registers``.
-    ``optional``: not every processor of the kind has it.
+    ``optional``: not every processor of the kind has it. ``stub`` are the registers of QEMU's stub,
+    by their own names, that it is made of, most significant first (empty: the one that gdb knows by
+    ``gdb_name``); ``None`` where the stub has none, or not truly: QEMU's plugins see what it has.
     """
 
     bits: int
@@ -25,6 +27,7 @@ class Word:
     elements: str | None = None
     monitor: bool = False
     optional: bool = False
+    stub: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,7 +46,9 @@ _TRAPS = {
 
 _WORDS = {
     **{f"r{n}": Word(64, f"r{n}") for n in range(32)},
-    **{f"vs{n}": Word(128, f"vs{n}", "v4_int32") for n in range(64)},
+    # The stub has an FPR and the other half of its VSR apart; the upper VSRs are the VRs.
+    **{f"vs{n}": Word(128, f"vs{n}", "v4_int32", stub=(f"f{n}", f"vs{n}h")) for n in range(32)},
+    **{f"vs{n + 32}": Word(128, f"vs{n + 32}", "v4_int32", stub=(f"vr{n}",)) for n in range(32)},
     **{f"v{n}": Word(128, f"vr{n}", "v4_int32") for n in range(32)},
     "pc": Word(64, "pc"),
     "msr": Word(64, "msr"),

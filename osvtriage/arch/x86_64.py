@@ -24,12 +24,14 @@ _WORDS = {
     },
     **{f"xmm{n}": Word(128, f"xmm{n}", "v4_int32") for n in range(16)},
     # The upper halves of YMM: QEMU's stub has none (7.2 and 10.0).
-    **{f"ymm{n}h": Word(128, f"ymm{n}h", monitor=True, optional=True) for n in range(16)},
+    **{
+        f"ymm{n}h": Word(128, f"ymm{n}h", monitor=True, optional=True, stub=None) for n in range(16)
+    },
     # The stub's x87 tag word and last-instruction pointers are always 0.
     **{f"st{n}": Word(80, f"st{n}", monitor=True) for n in range(8)},
     "fcw": Word(16, "fctrl", monitor=True),
     "fsw": Word(16, "fstat", monitor=True),
-    "ftw": Word(8, "ftag", monitor=True),
+    "ftw": Word(8, "ftag", monitor=True, stub=None),
     "pc": Word(64, "rip"),
     "eflags": Word(32, "eflags"),
     "cs": Word(16, "cs"),

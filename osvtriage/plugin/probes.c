@@ -37,8 +37,12 @@ enum { /* when a capture is taken, and what for */
     WHEN_SENT_EXIT = 8,
     COMPARED = 16,
     KEY = 32,
+    WITH_KEY = 64, /* what a key, or what is compared, is reached from */
 };
-enum { RETURNS = 1 };  /* flags of a probe: what is entered returns to its exit */
+enum { /* flags of a probe */
+    RETURNS = 1, /* what is entered returns to its exit */
+    HOLDS = 2,   /* only a value that holds a status word counts */
+};
 enum { RECORD_SKIP, RECORD_ENTRY, RECORD_SPAN, RECORD_CHANGE, RECORD_WATCHED };
 enum { /* counters of a probe */
     HITS, PASSAGES, SAME, DIFFERING, SENT, UNSENT, DROPPED, LOST, UNPAIRED, FOREIGN, N_COUNTERS = 16,
@@ -80,6 +84,7 @@ struct probe {
     capture *captures;
     unsigned keys[2];
     uint64_t examples, samples;
+    unsigned value, status;
     bool has_exits;
     unsigned buffer_size;
     uint64_t *counters;
@@ -98,8 +103,7 @@ typedef struct {
 
 static shared_header *shared;
 static uint8_t *base_of_file;
-static bool loaded, failed;
-static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool failed;
 
 static bool big_endian;
 static guest_register *registers;
@@ -261,6 +265,24 @@ static bool differ(const probe *p, uint8_t *entry, uint8_t *left)
     return false;
 }
 
+/* Whether a doubleword of the value is, at the exit, the status word that was there at the entry. */
+static bool holds(const probe *p, uint8_t *entry, uint8_t *left)
+{
+    uint32_t *status_size, *size;
+    uint8_t *status = value_of(&p->captures[p->status], entry, &status_size);
+    uint8_t *value = value_of(&p->captures[p->value], left, &size);
+    if (!*status_size || !*size) {
+        return true;
+    }
+    uint32_t word = number(status, *status_size);
+    for (unsigned at = 0; word && at + 8 <= *size; at += 8) {
+        if (number(value + at, 8) == word) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void key_of(const probe *p, uint8_t *values, uint64_t key[2])
 {
     key[0] = key[1] = 0;
@@ -414,7 +436,7 @@ static void on_watched(unsigned vcpu, void *userdata)
             uint8_t *before = value_of(wanted, watch.before, &before_size);
             bool changed = *size != *before_size || memcmp(now, before, *size);
             if (changed && !watch.changed && watch.last && watch.changes < watch.most_changes) {
-                take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY, 0, watch.now);
+                take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, watch.now);
                 const uint64_t words[4] = { vcpu, watch.spans, watch.last, address };
                 watch.changes++;
                 put(RECORD_CHANGE, p, words, watch.before, watch.now);
@@ -478,7 +500,7 @@ static void on_entry(unsigned vcpu, void *userdata)
         count(p, HITS);
         if (claim(p, DIFFERING, p->examples)) {
             const uint64_t words[4] = { vcpu, at->address, 0, 0 };
-            take_all(p, AT_ENTRY | WHEN_SENT_ENTRY | KEY, 0, exit_values);
+            take_all(p, AT_ENTRY | WHEN_SENT_ENTRY | KEY | WITH_KEY, 0, exit_values);
             send(RECORD_ENTRY, p, words, exit_values, NULL);
         } else {
             count(p, UNSENT);
@@ -487,7 +509,7 @@ static void on_entry(unsigned vcpu, void *userdata)
     }
     uint64_t key[2];
     pthread_mutex_t *lock;
-    take_all(p, KEY, 0, exit_values);
+    take_all(p, KEY | WITH_KEY, 0, exit_values);
     key_of(p, exit_values, key);
     passage *set = set_of(p, key, &lock);
     pthread_mutex_lock(lock);
@@ -507,7 +529,7 @@ static void on_entry(unsigned vcpu, void *userdata)
     one->order = __atomic_fetch_add(&order, 1, __ATOMIC_RELAXED);
     one->address = at->address;
     forget(p, WHEN_SENT_ENTRY | WHEN_SENT_EXIT | AT_EXIT, one->values);
-    take_all(p, AT_ENTRY | KEY, 0, one->values);
+    take_all(p, AT_ENTRY | KEY | WITH_KEY, 0, one->values);
     begin_watch(p, key, one->values);
     pthread_mutex_unlock(lock);
 }
@@ -523,7 +545,7 @@ static void on_exit_side(unsigned vcpu, void *userdata)
     }
     uint64_t key[2];
     pthread_mutex_t *lock;
-    take_all(p, KEY, 0, exit_values);
+    take_all(p, KEY | WITH_KEY, 0, exit_values);
     key_of(p, exit_values, key);
     passage *set = set_of(p, key, &lock);
     pthread_mutex_lock(lock);
@@ -535,8 +557,9 @@ static void on_exit_side(unsigned vcpu, void *userdata)
         count(p, UNPAIRED);
         return;
     }
-    take_all(p, COMPARED, KEY, exit_values);
-    bool same = !differ(p, one->values, exit_values);
+    take_all(p, COMPARED, KEY | WITH_KEY, exit_values);
+    bool same = !differ(p, one->values, exit_values) ||
+                ((p->flags & HOLDS) && !holds(p, one->values, exit_values));
     bool sample = claim(p, PASSAGES, p->samples);
     bool wanted = same ? sample : claim(p, DIFFERING, p->examples);
     if (same) {
@@ -544,7 +567,7 @@ static void on_exit_side(unsigned vcpu, void *userdata)
     }
     if (wanted) {
         forget(p, AT_ENTRY | WHEN_SENT_ENTRY, exit_values);
-        take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY, 0, exit_values);
+        take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, exit_values);
         take_all(p, WHEN_SENT_ENTRY, 0, one->values);
         const uint64_t words[4] = {
             one->vcpu | (uint64_t)vcpu << 32, one->address, at->address, !same,
@@ -587,6 +610,8 @@ static void read_probe(probe *p, unsigned number_, unsigned *site_at)
     p->flags = next();
     p->examples = next();
     p->samples = next();
+    p->value = next();
+    p->status = next();
     unsigned entries = next(), exits = next();
     p->has_exits = exits > 0;
     for (unsigned i = 0; i < entries + exits && !failed; i++) {
@@ -685,24 +710,6 @@ static void load(void)
     qsort(sites, n_sites, sizeof *sites, by_address);
 }
 
-static bool is_loaded(void)
-{
-    if (__atomic_load_n(&loaded, __ATOMIC_ACQUIRE)) {
-        return !failed;
-    }
-    if (__atomic_load_n(&shared->state, __ATOMIC_ACQUIRE) != STATE_ARMED) {
-        return false;
-    }
-    pthread_mutex_lock(&load_lock);
-    if (!loaded) {
-        load();
-        __atomic_store_n(&loaded, true, __ATOMIC_RELEASE);
-        __atomic_store_n(&shared->loaded, 1, __ATOMIC_RELEASE);
-    }
-    pthread_mutex_unlock(&load_lock);
-    return !failed;
-}
-
 static site *first_at(uint64_t address)
 {
     unsigned low = 0, high = n_sites;
@@ -720,9 +727,6 @@ static site *first_at(uint64_t address)
 static void on_translation(plugin_id id, block *translated)
 {
     (void)id;
-    if (!is_loaded()) {
-        return;
-    }
     size_t n = qemu_plugin_tb_n_insns(translated);
     for (size_t i = 0; i < n; i++) {
         instruction *insn = qemu_plugin_tb_get_insn(translated, i);
@@ -748,12 +752,46 @@ static void on_translation(plugin_id id, block *translated)
     }
 }
 
+/* All vCPUs have stopped, and all code that was translated before is gone. */
+static void on_armed(plugin_id id)
+{
+    load();
+    if (!failed) {
+        qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    }
+    __atomic_store_n(&shared->loaded, 1, __ATOMIC_RELEASE);
+}
+
+/* Until osvtriage arms the plugin nothing is instrumented. Then everything has to be translated
+ * anew, which a reset sees to; it has to be asked for by a vCPU. */
+static void look_whether_armed(plugin_id id)
+{
+    static bool asked;
+    if (__atomic_load_n(&shared->state, __ATOMIC_ACQUIRE) == STATE_ARMED &&
+        !__atomic_exchange_n(&asked, true, __ATOMIC_ACQ_REL)) {
+        qemu_plugin_reset(id, on_armed);
+    }
+}
+
+static void on_resume(plugin_id id, unsigned vcpu)
+{
+    (void)vcpu;
+    look_whether_armed(id);
+}
+
+static void before_armed(plugin_id id, block *translated)
+{
+    (void)translated;
+    look_whether_armed(id);
+}
+
 /* All vCPUs of a guest are alike: the first tells which registers there are. */
 static void on_vcpu(plugin_id id, unsigned vcpu)
 {
     (void)id;
     (void)vcpu;
-    pthread_mutex_lock(&load_lock);
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
     if (!registers) {
         glib_array *found = qemu_plugin_get_registers();
         const register_descriptor *all = (const register_descriptor *)found->data;
@@ -765,7 +803,7 @@ static void on_vcpu(plugin_id id, unsigned vcpu)
         n_registers = found->len;
         g_array_free(found, 1);
     }
-    pthread_mutex_unlock(&load_lock);
+    pthread_mutex_unlock(&lock);
 }
 
 EXPORTED int qemu_plugin_version = API_VERSION;
@@ -797,6 +835,7 @@ EXPORTED int qemu_plugin_install(plugin_id id, const install_info *info, int arg
     }
     shared->interface = info->version.cur;
     qemu_plugin_register_vcpu_init_cb(id, on_vcpu);
-    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    qemu_plugin_register_vcpu_resume_cb(id, on_resume);
+    qemu_plugin_register_vcpu_tb_trans_cb(id, before_armed);
     return 0;
 }

@@ -62,6 +62,10 @@ typedef void (*vcpu_callback)(plugin_id id, unsigned vcpu);
 typedef void (*block_callback)(plugin_id id, block *translated);
 typedef void (*instruction_callback)(unsigned vcpu, void *userdata);
 
+typedef void (*plain_callback)(plugin_id id);
+
+void qemu_plugin_reset(plugin_id id, plain_callback callback);
+void qemu_plugin_register_vcpu_resume_cb(plugin_id id, vcpu_callback callback);
 void qemu_plugin_register_vcpu_init_cb(plugin_id id, vcpu_callback callback);
 void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, block_callback callback);
 void qemu_plugin_register_vcpu_insn_exec_cb(instruction *at, instruction_callback callback,

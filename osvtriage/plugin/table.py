@@ -41,6 +41,8 @@ class When(IntFlag):
     SENT_EXIT = 8
     COMPARED = 16
     KEY = 32
+    # What a key, or what is compared, is reached from.
+    WITH_KEY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class PluginProbe:
     ``returns``: what is entered returns to the exit, so that the same key at the entry once more is
     the same passage. ``examples`` is the number of records that are sent of passages whose sides
     differ, ``samples`` the number of first passages that are sent in any case. A capture's ``base``
-    is a place among ``captures``, before its own; at most two of them are the key.
+    is a place among ``captures``, before its own; at most two of them are the key. With ``holds``,
+    two places, a passage whose sides differ counts as equal unless a doubleword of the first is, at
+    the exit, the low word that the second had at the entry, and not zero.
     """
 
     entries: tuple[Site, ...]
@@ -87,10 +91,13 @@ class PluginProbe:
     returns: bool
     examples: int = ALL
     samples: int = 0
+    holds: tuple[int, int] | None = None
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
-        yield from (int(self.returns), self.examples, self.samples)
+        value, status = self.holds or (0, 0)
+        flags = int(self.returns) | int(self.holds is not None) << 1
+        yield from (flags, self.examples, self.samples, value, status)
         yield from (len(self.entries), len(self.exits))
         for site in (*self.entries, *self.exits):
             yield from site.words()

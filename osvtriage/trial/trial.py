@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
@@ -32,12 +32,14 @@ from osvtriage.model.boundary import Boundary
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
+from osvtriage.model.plan import GdbPlan
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.pinpoint import Pinpoint
+from osvtriage.trial.plugin_engine import PluginEngine
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
@@ -67,6 +69,11 @@ class Seen:
     ending: Ending | None = None
     timings: dict[str, float] = field(default_factory=dict)
     stops: int = 0
+    engine: Literal["gdb", "plugin"] = "gdb"
+    # What the engine does not do, or why another was not taken, a sentence each.
+    engine_notes: list[str] = field(default_factory=list)
+    # By probe, the passages that were found equal and are no events.
+    unchanged: dict[str, int] = field(default_factory=dict)
     qemu_version: str | None = None
     gdb_version: str | None = None
 
@@ -96,6 +103,7 @@ class Trial:
         self._stays: str | None = None
         self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
+        self._plugin: PluginEngine | None = None
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -126,6 +134,7 @@ class Trial:
                 await self._drain()
                 self.seen.ending = self._watch.ending()
             finally:
+                self._count_plugin()
                 self.seen.stops = self._monitor.stops
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
         return self.seen
@@ -143,6 +152,14 @@ class Trial:
             self.directory / "console.log",
             payload_console.WAIT if self.prepared.waits else "",
         )
+        if self.prepared.plugin is not None:
+            self._plugin = PluginEngine(
+                self.prepared.plugin, sockets.directory, self.prepared.arch, self._add_event
+            )
+            self._stack.callback(self._plugin.close)
+            argv += self._plugin.arguments
+        elif self.prepared.no_plugin is not None:
+            self.seen.engine_notes.append(f"gdb watches the probes: {self.prepared.no_plugin}")
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
         await self._gdb.attach()
@@ -183,11 +200,30 @@ class Trial:
             own_userland=not self.prepared.waits,
         )
         self._count_probes()
-        plan = self.resolved.plan
+        plan = self._share_probes(self.resolved.plan)
         (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
         package = str(Path(__file__).parents[2])
         await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
         await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
+
+    def _share_probes(self, plan: GdbPlan) -> GdbPlan:
+        """The plan with the probes that are left for gdb; those that the plugin takes are gone."""
+        if self._plugin is None:
+            return plan
+        left, notes = self._plugin.take(plan, self.request.recipe)
+        if notes and self.request.engine == "auto":
+            self._plugin.drop()
+            self.seen.engine_notes.append(f"gdb watches the probes, for {notes[0]}")
+            return plan
+        self.seen.engine = "plugin"
+        self.seen.engine_notes += notes
+        return left
+
+    def _count_plugin(self) -> None:
+        """Read what the plugin wrote last, which is there also where QEMU is gone."""
+        if self._plugin is not None and self.resolved is not None:
+            self._plugin.read()
+            self.seen.unchanged = self._plugin.count(self.seen.probes)
 
     def _count_probes(self) -> None:
         assert self.resolved is not None
@@ -252,6 +288,11 @@ class Trial:
         for sample in (*self.resolved.samples, *patched):
             identity.compare(sample, self._elf, await self._read_sample(sample))
         await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
+        if self._plugin is not None:
+            self._plugin.arm()
+            following = asyncio.create_task(self._plugin.follow(), name="plugin")
+            self._stack.callback(following.cancel)
+            self._watch.guard(following)
         await self._ask("-exec-continue")
         if self.prepared.waits:
             self._console.send("go")
@@ -405,22 +446,27 @@ class Trial:
     def _on_event(self, record: dict[str, Any]) -> None:
         hits, disarmed = record.pop("hits"), record.pop("disarmed")
         self._stays = record.pop("stays") or self._stays
-        event = decode(Event, record)
+        event = self._add_event(decode(Event, record))
+        count = self.seen.probes[event.probe]
+        count.hits, count.disarmed = hits, disarmed
+        self.observer.probe(count)
+
+    def _add_event(self, event: Event) -> Event:
+        """Add an event of whatever engine, with names; they are numbered as they come."""
         assert self.resolved is not None
         frames = event.backtrace
         if (callee := self.resolved.callee(event.probe)) is not None:
             frames = (Frame(f"{callee:016x}"), *frames)
         event = replace(
             event,
+            number=len(self.seen.events) + 1,
             backtrace=self._named(frames),
             threads=tuple(
                 replace(thread, backtrace=self._named(thread.backtrace)) for thread in event.threads
             ),
         )
         self.seen.events.append(event)
-        count = self.seen.probes[event.probe]
-        count.hits, count.disarmed = hits, disarmed
-        self.observer.probe(count)
+        return event
 
     def _named(self, frames: Iterable[Frame]) -> tuple[Frame, ...]:
         return tuple(self._elf.name_frame(frame) for frame in frames)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +39,16 @@ def altered_kernel(path: Path, function: str, word: int) -> Path:
         file.seek(elf.file_offset(elf.symbol(function).entry, 4))
         file.write(word.to_bytes(4, "little"))
     return path
+
+
+@pytest.fixture(scope="session")
+def plugin_qemu() -> None:
+    """A QEMU in the user's cache that the plugin engine can use, where the host has none."""
+    command = [sys.executable, "-m", "osvtriage", "doctor", "--fetch-qemu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    if "there is no backport of QEMU for this machine" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
