@@ -14,7 +14,7 @@ from osvtriage.arch import Arch
 from osvtriage.model.event import Event, Frame, Side, StackUse
 from osvtriage.model.plan import Field, GdbPlan, ProbePlan
 from osvtriage.plugin.shared import Record, RecordKind
-from osvtriage.plugin.table import ALL, Capture, Kind, PluginProbe, Site, When
+from osvtriage.plugin.table import Capture, Kind, PluginProbe, Site, When
 from osvtriage.systems.identity import identity
 from osvtriage.unwind import backchain, framepointer
 
@@ -53,7 +53,9 @@ def obstacle(plan: GdbPlan, probe: ProbePlan, arch: Arch) -> str | None:
 def unseen(probe: ProbePlan, arch: Arch) -> list[str]:
     """What of *probe* the plugin does not see, and the gdb engine does."""
     found = [name for name in probe.registers if arch.words[name].stub is None]
-    return [*found, *(["all threads"] if probe.threads else [])]
+    if len(found) > 1:
+        found = [f"{found[0]} and {len(found) - 1} other registers"]
+    return [*found, *(["list of all threads"] if probe.threads else [])]
 
 
 def _all_but(hidden: Collection[str], registers: Collection[str], arch: Arch) -> bool:
@@ -101,8 +103,12 @@ class Captures:
         self._captures: list[Capture] = []
         self._places: dict[tuple[Kind, int, tuple[int, ...]], int] = {}
         spans = bool(probe.exits)
+        # A check that wants each passage may go by which threads are inside at the same time.
+        self.streamed = spans and compared is None
         # What a single entry needs, it needs when the record is sent, which is then.
         self._later = When.SENT_EXIT if spans else When.ENTRY
+        if self.streamed:
+            self._later |= When.ENTRY
         both = When.ENTRY | self._later
         calls = probe.callee is not None
         # A call returns to the same stack pointer, and a kernel's stacks are each one thread's.
@@ -174,23 +180,26 @@ class Captures:
         """The stack that is measured, with what is just below it."""
         plan = self.probe.stack
         assert plan is not None
-        top = self._field(plan.top, when)
+        # The code between the two sides gives the thread another stack.
+        top = self._field(plan.top, When.ENTRY)
         start = plan.reserved - plan.size - _BELOW_BYTES
-        return self._add(Kind.AREA, top, 8 + _BELOW_BYTES + plan.size, when, (start,))
+        return self._add(
+            Kind.AREA, top, 8 + _BELOW_BYTES + plan.size, when | When.FROM_ENTRY, (start,)
+        )
 
     def probe_for_plugin(self) -> PluginProbe:
         """The probe as the plugin gets it."""
         probe = self.probe
         one_sided = not probe.exits
-        sends_all = self.compared is None
         return PluginProbe(
             entries=tuple(Site(address) for address in probe.entries),
             exits=tuple(Site(address) for address in probe.exits),
             captures=tuple(self._captures),
             returns=probe.callee is not None,
             examples=probe.limit if one_sided else _EXAMPLES,
-            samples=ALL if sends_all else _SAMPLES,
+            samples=_SAMPLES,
             holds=self._holds(),
+            streamed=self.streamed,
         )
 
     def _holds(self) -> tuple[int, int] | None:
@@ -207,12 +216,13 @@ class Captures:
 
     def events(self, record: Record) -> Iterator[Event]:
         """The events of one record; their numbers are 0."""
-        span = record.kind is RecordKind.SPAN
-        memory = _Memory(self._area(record.exit if span else record.entry, self.stack))
-        side = record.exit if span else record.entry
+        left = record.kind is not RecordKind.ENTRY
+        side = record.exit if left else record.entry
+        memory = _Memory(self._area(side, self.stack))
         cpus = record.words[0]
-        yield self._event(record, "entry", cpus & 0xFFFF_FFFF, record.words[1], side, memory)
-        if span:
+        if record.kind is not RecordKind.EXIT:
+            yield self._event(record, "entry", cpus & 0xFFFF_FFFF, record.words[1], side, memory)
+        if left:
             yield self._event(record, "exit", cpus >> 32, record.words[2], side, memory)
 
     def _event(
@@ -276,7 +286,8 @@ class Captures:
         if side == "exit":
             before = first[1][_BELOW_BYTES : sp - start]
             touched = (at for at, old in enumerate(before) if now[_BELOW_BYTES + at] != old)
-            lowest = begin + next(touched, len(before))
+            # Stores are of whole doublewords, of which some bytes may be as they were.
+            lowest = begin + next(touched, len(before)) // 8 * 8
         return StackUse(
             begin=f"{begin:016x}",
             size=plan.size,

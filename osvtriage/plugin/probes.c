@@ -37,13 +37,15 @@ enum { /* when a capture is taken, and what for */
     WHEN_SENT_EXIT = 8,
     COMPARED = 16,
     KEY = 32,
-    WITH_KEY = 64, /* what a key, or what is compared, is reached from */
+    WITH_KEY = 64,    /* what a key, or what is compared, is reached from */
+    FROM_ENTRY = 128, /* at the exit, too, it starts from what its base was at the entry */
 };
 enum { /* flags of a probe */
     RETURNS = 1, /* what is entered returns to its exit */
     HOLDS = 2,   /* only a value that holds a status word counts */
+    STREAMED = 4, /* every entry and every exit is a record of its own, in their order */
 };
-enum { RECORD_SKIP, RECORD_ENTRY, RECORD_SPAN, RECORD_CHANGE, RECORD_WATCHED };
+enum { RECORD_SKIP, RECORD_ENTRY, RECORD_SPAN, RECORD_CHANGE, RECORD_WATCHED, RECORD_EXIT };
 enum { /* counters of a probe */
     HITS, PASSAGES, SAME, DIFFERING, SENT, UNSENT, DROPPED, LOST, UNPAIRED, FOREIGN, N_COUNTERS = 16,
 };
@@ -175,8 +177,9 @@ static bool read_memory(uint64_t address, unsigned size, uint8_t *into)
     return true;
 }
 
-/* Take one capture into a buffer that has the captures it starts from already. */
-static void take(const probe *p, const capture *c, uint8_t *values)
+/* Take one capture into a buffer that has the captures it starts from already; those of `entry` are
+ * what was there at the entry. */
+static void take(const probe *p, const capture *c, uint8_t *values, uint8_t *entry)
 {
     uint32_t *size;
     uint8_t *into = value_of(c, values, &size);
@@ -193,7 +196,8 @@ static void take(const probe *p, const capture *c, uint8_t *values)
         return;
     }
     uint32_t *base_size;
-    uint8_t *base = value_of(&p->captures[c->base], values, &base_size);
+    uint8_t *base =
+        value_of(&p->captures[c->base], c->when & FROM_ENTRY ? entry : values, &base_size);
     if (*base_size != 8) {
         return;
     }
@@ -227,12 +231,12 @@ static void take(const probe *p, const capture *c, uint8_t *values)
     }
 }
 
-static void take_all(const probe *p, unsigned any, unsigned none, uint8_t *values)
+static void take_all(const probe *p, unsigned any, unsigned none, uint8_t *values, uint8_t *entry)
 {
     for (unsigned i = 0; i < p->n_captures; i++) {
         const capture *c = &p->captures[i];
         if ((c->when & any) && !(c->when & none)) {
-            take(p, c, values);
+            take(p, c, values, entry);
         }
     }
 }
@@ -382,7 +386,7 @@ static void begin_watch(const probe *p, const uint64_t key[2], uint8_t *values)
     pthread_mutex_lock(&watch.lock);
     if (!watch.running && watch.spans < watch.most_spans) {
         uint32_t *size;
-        take(p, &p->captures[watch.thread], values);
+        take(p, &p->captures[watch.thread], values, values);
         uint8_t *bytes = value_of(&p->captures[watch.thread], values, &size);
         watch.thread_value = number(bytes, *size);
         memcpy(watch.key, key, sizeof watch.key);
@@ -405,7 +409,7 @@ static void end_watch(probe *p, const uint64_t key[2], unsigned vcpu, uint8_t *l
     if (watch.running && !memcmp(key, watch.key, sizeof watch.key)) {
         watch.running = false;
         set_active(false);
-        take_all(p, AT_EXIT | WHEN_SENT_EXIT, 0, left);
+        take_all(p, AT_EXIT | WHEN_SENT_EXIT, 0, left, watch.before);
         const uint64_t words[4] = { vcpu, watch.spans, watch.instructions, watch.changes };
         put(RECORD_WATCHED, p, words, watch.before, left);
     }
@@ -426,17 +430,17 @@ static void on_watched(unsigned vcpu, void *userdata)
     pthread_mutex_lock(&watch.lock);
     if (watch.running) {
         if (thread->kind != CAPTURE_REGISTER) {
-            take(p, &p->captures[thread->base], watch.now);
+            take(p, &p->captures[thread->base], watch.now, watch.before);
         }
-        take(p, thread, watch.now);
+        take(p, thread, watch.now, watch.before);
         uint8_t *bytes = value_of(thread, watch.now, &size);
         if (number(bytes, *size) == watch.thread_value) {
-            take(p, wanted, watch.now);
+            take(p, wanted, watch.now, watch.before);
             uint8_t *now = value_of(wanted, watch.now, &size);
             uint8_t *before = value_of(wanted, watch.before, &before_size);
             bool changed = *size != *before_size || memcmp(now, before, *size);
             if (changed && !watch.changed && watch.last && watch.changes < watch.most_changes) {
-                take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, watch.now);
+                take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, watch.now, watch.before);
                 const uint64_t words[4] = { vcpu, watch.spans, watch.last, address };
                 watch.changes++;
                 put(RECORD_CHANGE, p, words, watch.before, watch.now);
@@ -500,7 +504,7 @@ static void on_entry(unsigned vcpu, void *userdata)
         count(p, HITS);
         if (claim(p, DIFFERING, p->examples)) {
             const uint64_t words[4] = { vcpu, at->address, 0, 0 };
-            take_all(p, AT_ENTRY | WHEN_SENT_ENTRY | KEY | WITH_KEY, 0, exit_values);
+            take_all(p, AT_ENTRY | WHEN_SENT_ENTRY | KEY | WITH_KEY, 0, exit_values, exit_values);
             send(RECORD_ENTRY, p, words, exit_values, NULL);
         } else {
             count(p, UNSENT);
@@ -509,7 +513,7 @@ static void on_entry(unsigned vcpu, void *userdata)
     }
     uint64_t key[2];
     pthread_mutex_t *lock;
-    take_all(p, KEY | WITH_KEY, 0, exit_values);
+    take_all(p, KEY | WITH_KEY, 0, exit_values, exit_values);
     key_of(p, exit_values, key);
     passage *set = set_of(p, key, &lock);
     pthread_mutex_lock(lock);
@@ -529,7 +533,11 @@ static void on_entry(unsigned vcpu, void *userdata)
     one->order = __atomic_fetch_add(&order, 1, __ATOMIC_RELAXED);
     one->address = at->address;
     forget(p, WHEN_SENT_ENTRY | WHEN_SENT_EXIT | AT_EXIT, one->values);
-    take_all(p, AT_ENTRY | KEY | WITH_KEY, 0, one->values);
+    take_all(p, AT_ENTRY | KEY | WITH_KEY, 0, one->values, one->values);
+    if (p->flags & STREAMED) {
+        const uint64_t words[4] = { vcpu, at->address, 0, 0 };
+        send(RECORD_ENTRY, p, words, one->values, NULL);
+    }
     begin_watch(p, key, one->values);
     pthread_mutex_unlock(lock);
 }
@@ -545,7 +553,7 @@ static void on_exit_side(unsigned vcpu, void *userdata)
     }
     uint64_t key[2];
     pthread_mutex_t *lock;
-    take_all(p, KEY | WITH_KEY, 0, exit_values);
+    take_all(p, KEY | WITH_KEY, 0, exit_values, exit_values);
     key_of(p, exit_values, key);
     passage *set = set_of(p, key, &lock);
     pthread_mutex_lock(lock);
@@ -557,22 +565,22 @@ static void on_exit_side(unsigned vcpu, void *userdata)
         count(p, UNPAIRED);
         return;
     }
-    take_all(p, COMPARED, KEY | WITH_KEY, exit_values);
+    take_all(p, COMPARED, KEY | WITH_KEY, exit_values, one->values);
     bool same = !differ(p, one->values, exit_values) ||
                 ((p->flags & HOLDS) && !holds(p, one->values, exit_values));
-    bool sample = claim(p, PASSAGES, p->samples);
-    bool wanted = same ? sample : claim(p, DIFFERING, p->examples);
+    bool sample = claim(p, PASSAGES, p->samples) || (p->flags & STREAMED);
+    bool wanted = same ? sample : claim(p, DIFFERING, p->examples) || (p->flags & STREAMED);
     if (same) {
         count(p, SAME);
     }
     if (wanted) {
         forget(p, AT_ENTRY | WHEN_SENT_ENTRY, exit_values);
-        take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, exit_values);
-        take_all(p, WHEN_SENT_ENTRY, 0, one->values);
+        take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, exit_values, one->values);
+        take_all(p, WHEN_SENT_ENTRY, 0, one->values, one->values);
         const uint64_t words[4] = {
             one->vcpu | (uint64_t)vcpu << 32, one->address, at->address, !same,
         };
-        send(RECORD_SPAN, p, words, one->values, exit_values);
+        send(p->flags & STREAMED ? RECORD_EXIT : RECORD_SPAN, p, words, one->values, exit_values);
     } else if (!same) {
         count(p, UNSENT);
     }

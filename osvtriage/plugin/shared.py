@@ -74,6 +74,8 @@ class RecordKind(IntEnum):
     # An instruction changed what is watched; a watched span ended.
     CHANGE = 3
     WATCHED = 4
+    # The second side of a passage whose first was an ENTRY.
+    EXIT = 5
 
 
 @dataclass(frozen=True, slots=True)

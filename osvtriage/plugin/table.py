@@ -43,6 +43,8 @@ class When(IntFlag):
     KEY = 32
     # What a key, or what is compared, is reached from.
     WITH_KEY = 64
+    # At the exit, too, it starts from what its base was at the entry.
+    FROM_ENTRY = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ class PluginProbe:
     differ, ``samples`` the number of first passages that are sent in any case. A capture's ``base``
     is a place among ``captures``, before its own; at most two of them are the key. With ``holds``,
     two places, a passage whose sides differ counts as equal unless a doubleword of the first is, at
-    the exit, the low word that the second had at the entry, and not zero.
+    the exit, the low word that the second had at the entry, and not zero. ``streamed``: every entry
+    and every exit is sent, in the order in which they happen.
     """
 
     entries: tuple[Site, ...]
@@ -92,11 +95,12 @@ class PluginProbe:
     examples: int = ALL
     samples: int = 0
     holds: tuple[int, int] | None = None
+    streamed: bool = False
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
         value, status = self.holds or (0, 0)
-        flags = int(self.returns) | int(self.holds is not None) << 1
+        flags = int(self.returns) | int(self.holds is not None) << 1 | int(self.streamed) << 2
         yield from (flags, self.examples, self.samples, value, status)
         yield from (len(self.entries), len(self.exits))
         for site in (*self.entries, *self.exits):

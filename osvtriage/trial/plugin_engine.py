@@ -107,7 +107,7 @@ class PluginEngine:
             self._read(record)
 
     def _read(self, record: Record) -> None:
-        if record.kind is RecordKind.SPAN and not record.words[3]:
+        if record.kind is not RecordKind.ENTRY and not record.words[3]:
             self._samples[record.probe] += 1
         for event in self._taken[record.probe].events(record):
             self._on_event(event)

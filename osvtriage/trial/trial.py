@@ -211,9 +211,9 @@ class Trial:
         if self._plugin is None:
             return plan
         left, notes = self._plugin.take(plan, self.request.recipe)
-        if notes and self.request.engine == "auto":
+        if len(left.probes) == len(plan.probes) or (notes and self.request.engine == "auto"):
             self._plugin.drop()
-            self.seen.engine_notes.append(f"gdb watches the probes, for {notes[0]}")
+            self.seen.engine_notes.append(f"gdb watches the probes: {notes[0]}")
             return plan
         self.seen.engine = "plugin"
         self.seen.engine_notes += notes

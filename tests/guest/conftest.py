@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from harness import IMAGE, Command, Places, share_images, write_recipe
 
-from osvtriage.arch import PPC64LE
+from osvtriage.arch import PPC64LE, X86_64
+from osvtriage.guest.programs import find_plugin_qemu
 from osvtriage.images.places import cache_directory
 from osvtriage.images.store import ImageStore
 from osvtriage.symbols.elf import ElfImage
@@ -42,13 +43,16 @@ def altered_kernel(path: Path, function: str, word: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plugin_qemu() -> None:
-    """A QEMU in the user's cache that the plugin engine can use, where the host has none."""
+def plugin_qemu() -> Path:
+    """A QEMU for x86-64 that the plugin engine can use: the host's, or one in the user's cache."""
     command = [sys.executable, "-m", "osvtriage", "doctor", "--fetch-qemu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     if "there is no backport of QEMU for this machine" in done.stderr:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
+    found = find_plugin_qemu(X86_64).path
+    assert found is not None
+    return found
 
 
 @pytest.fixture

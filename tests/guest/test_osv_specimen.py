@@ -82,9 +82,11 @@ def measures(result: Result) -> dict[str, int]:
     return dict(check["measures"])
 
 
+@pytest.mark.parametrize("engine", ["gdb", "plugin"])
 @smps
-def test_all_controls_hold(osv: Run, smp: int) -> None:
-    result = osv("verify", RECIPE, "--smp", str(smp), "--json")
+def test_all_controls_hold(osv: Run, plugin_qemu: Path, smp: int, engine: str) -> None:
+    options = ["--engine", engine] + (["--qemu", str(plugin_qemu)] if engine == "plugin" else [])
+    result = osv("verify", RECIPE, "--smp", str(smp), "--json", *options)
     report = json.loads(result.out)
     verdicts = {one["variant"]: (one["verdict"], one["reason"]) for one in report["controls"]}
     assert {name: verdict for name, (verdict, _) in verdicts.items()} == {
@@ -99,6 +101,24 @@ def test_all_controls_hold(osv: Run, smp: int) -> None:
     for control in report["controls"]:
         record = json.loads((Path(control["record"]) / "run.json").read_bytes())
         jsonschema.validate(record, json_schema())
+        assert record["engine"] == engine
+
+
+def test_both_engines_find_the_same(switched: Run, plugin_qemu: Path) -> None:
+    """Also who wrote over whose registers, which is told by who was inside at the same time."""
+    kinds = []
+    for engine in ("gdb", "plugin"):
+        options = ("--smp", "2", "--engine", engine, "--qemu", str(plugin_qemu))
+        result = switched("--clobber=xmm0", "--overflow", options=options)
+        kinds.append(
+            {
+                "titles": {one["title"] for one in result.record["findings"]},
+                "signatures": {one["signature"] for one in result.record["findings"]},
+                "hits": {one["name"]: one["hits"] for one in result.record["probes"]},
+                "measures": measures(result),
+            }
+        )
+    assert kinds[0] == kinds[1]
 
 
 @smps

@@ -40,7 +40,7 @@ def verified(base: Path, image: str, smp: int, engine: str) -> tuple[int, dict[s
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, plugin_qemu: None) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, plugin_qemu: Path) -> Path:
     return tmp_path_factory.mktemp("verify")
 
 
