@@ -7,8 +7,9 @@ captured is read by the same unwinders.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from osvtriage.arch import Arch
 from osvtriage.model.event import Event, Frame, Side, StackUse
@@ -23,6 +24,8 @@ _REGISTER_BYTES = 16
 # Of the stack, for the backtrace. From an interrupt's entry to save_fpu ppc64le's kernel uses 3 KiB
 # of its 16 (measured).
 _STACK_BYTES = 8192
+# Of the stack that the frame pointer points into, where that is another one.
+_FRAMES_BYTES = 2048
 # Under a stack that is measured: as gdb's engine looks (osvtriage/gdb/inside/stacks.py).
 _BELOW_BYTES = 64
 # Records of passages whose sides differ. A kernel that loses a register at each of 30,000 context
@@ -135,8 +138,21 @@ class Captures:
         self.identity = {
             name: self._field(field, self._later) for name, field in plan.thread.fields.items()
         }
+        # The register whose clobber is looked for: where a check goes by it.
+        self.pinpoint = (
+            self._word(plan.pinpoint, both)
+            if plan.pinpoint is not None and spans and (compared is None or plan.pinpoint in names)
+            else None
+        )
         self.block = self._block(both) if probe.stack else None
         self.stack = self._add(Kind.AREA, self.sp, 8 + _STACK_BYTES, self._later, (0,))
+
+        # A chain of frame pointers can go on on another stack, from a system call's on.
+        self.frames = (
+            self._add(Kind.AREA, self.fp, 8 + _FRAMES_BYTES, self._later | When.FROM_ENTRY, (0,))
+            if plan.unwind is not None and self.fp is not None
+            else None
+        )
 
     def _add(
         self, kind: Kind, base: int, size: int, when: When, offsets: tuple[int, ...] = ()
@@ -200,6 +216,9 @@ class Captures:
             samples=_SAMPLES,
             holds=self._holds(),
             streamed=self.streamed,
+            watched=(self.pinpoint.parts[0], self.pinpoint.parts[-1], self.thread)
+            if self.pinpoint is not None
+            else None,
         )
 
     def _holds(self) -> tuple[int, int] | None:
@@ -214,16 +233,60 @@ class Captures:
 
     # What came back.
 
+    def pinpointed(self, changes: Sequence[Record], end: Record) -> dict[str, Any]:
+        """What was found in one span that was looked at instruction by instruction.
+
+        Where the register was changed and put back and changed again, the last change counts, for
+        it lasted; where it is at the exit as it was at the entry, the first, but for those of a
+        switch of threads, which were another thread's registers on their way out.
+
+        Returns:
+            What gdb's stepping tells (osvtriage/gdb/inside/pinpoint.py).
+        """
+        before, at_exit = (
+            self._value(end.entry, self.pinpoint),
+            self._value(end.exit, self.pinpoint),
+        )
+        culprit = None
+        if at_exit == before:
+            changes = [change for change in changes if not change.words[0] >> 32][:1]
+        if changes:
+            change = changes[-1]
+            memory = self._memory(change.exit)
+            frames = self._backtrace(change.exit, change.words[3], "exit", memory)
+            culprit = {
+                "address": f"{change.words[2]:016x}",
+                "after": self._value(change.exit, self.pinpoint),
+                "backtrace": [asdict(frame) for frame in frames],
+            }
+        known = {name: self._digits(end.exit[place]) for name, place in self.identity.items()}
+        thread, comm = identity(self._number(end.exit[self.thread]), known)
+        return {
+            "register": self.plan.pinpoint,
+            "probe": self.probe.name,
+            "pid": thread.pid,
+            "comm": comm,
+            "before": before,
+            "steps": end.words[2],
+            "whole": True,
+            "at_exit": at_exit,
+            "culprit": culprit,
+        }
+
     def events(self, record: Record) -> Iterator[Event]:
         """The events of one record; their numbers are 0."""
         left = record.kind is not RecordKind.ENTRY
         side = record.exit if left else record.entry
-        memory = _Memory(self._area(side, self.stack))
+        memory = self._memory(side)
         cpus = record.words[0]
         if record.kind is not RecordKind.EXIT:
             yield self._event(record, "entry", cpus & 0xFFFF_FFFF, record.words[1], side, memory)
         if left:
             yield self._event(record, "exit", cpus >> 32, record.words[2], side, memory)
+
+    def _memory(self, taken: tuple[bytes | None, ...]) -> _Memory:
+        places = [self.stack] if self.frames is None else [self.stack, self.frames]
+        return _Memory(self._area(taken, place) for place in places)
 
     def _event(
         self,
@@ -326,14 +389,15 @@ def _with(capture: Capture, when: When) -> Capture:
 
 
 class _Memory:
-    """The part of the guest's memory that came with a record."""
+    """The parts of the guest's memory that came with a record."""
 
-    def __init__(self, area: tuple[int, bytes] | None) -> None:
-        self._address, self._bytes = area or (0, b"")
+    def __init__(self, areas: Iterable[tuple[int, bytes] | None]) -> None:
+        self._areas = [area for area in areas if area is not None]
 
     def read(self, address: int, size: int) -> bytes | None:
         """*size* bytes at *address*; ``None`` where they did not come."""
-        start = address - self._address
-        if start < 0 or start + size > len(self._bytes):
-            return None
-        return self._bytes[start : start + size]
+        for begin, content in self._areas:
+            start = address - begin
+            if start >= 0 and start + size <= len(content):
+                return content[start : start + size]
+        return None

@@ -87,6 +87,9 @@ struct probe {
     unsigned keys[2];
     uint64_t examples, samples;
     unsigned value, status;
+    /* Which captures the clobbered register is (twice the same, or two halves), and the thread. */
+    bool watched;
+    unsigned halves[2], thread;
     bool has_exits;
     unsigned buffer_size;
     uint64_t *counters;
@@ -125,14 +128,14 @@ static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
 /* The span in which every instruction is looked at, where one register's clobber is searched. */
 static struct {
     bool wanted;
-    unsigned probe, capture;   /* the spans of a probe, and which of its captures is the register */
-    unsigned thread;           /* the capture that tells the thread */
     uint64_t most_spans, most_changes;
     vcpu_word active;
     pthread_mutex_t lock;
-    bool running;
+    probe *running; /* NULL between spans */
     uint64_t spans, thread_value, key[2], last, instructions, changes;
     bool changed;
+    unsigned vcpu;             /* where the thread ran last, and whether it has left since */
+    bool away;
     uint8_t *before;           /* the values at the span's entry */
     uint8_t *now;
 } watch = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -378,23 +381,25 @@ static void set_active(bool active)
     }
 }
 
-static void begin_watch(const probe *p, const uint64_t key[2], uint8_t *values)
+static void begin_watch(probe *p, const uint64_t key[2], unsigned vcpu, uint64_t address,
+                        uint8_t *values)
 {
-    if (!watch.wanted || p->number != watch.probe) {
+    if (!watch.wanted || !p->watched) {
         return;
     }
     pthread_mutex_lock(&watch.lock);
     if (!watch.running && watch.spans < watch.most_spans) {
         uint32_t *size;
-        take(p, &p->captures[watch.thread], values, values);
-        uint8_t *bytes = value_of(&p->captures[watch.thread], values, &size);
+        uint8_t *bytes = value_of(&p->captures[p->thread], values, &size);
         watch.thread_value = number(bytes, *size);
         memcpy(watch.key, key, sizeof watch.key);
         memcpy(watch.before, values, p->buffer_size);
         watch.spans++;
-        watch.last = watch.instructions = watch.changes = 0;
-        watch.changed = false;
-        watch.running = true;
+        watch.last = address;
+        watch.instructions = watch.changes = 0;
+        watch.changed = watch.away = false;
+        watch.vcpu = vcpu;
+        watch.running = p;
         set_active(true);
     }
     pthread_mutex_unlock(&watch.lock);
@@ -402,12 +407,12 @@ static void begin_watch(const probe *p, const uint64_t key[2], uint8_t *values)
 
 static void end_watch(probe *p, const uint64_t key[2], unsigned vcpu, uint8_t *left)
 {
-    if (!watch.wanted || p->number != watch.probe) {
+    if (!watch.wanted || !p->watched) {
         return;
     }
     pthread_mutex_lock(&watch.lock);
-    if (watch.running && !memcmp(key, watch.key, sizeof watch.key)) {
-        watch.running = false;
+    if (watch.running == p && !memcmp(key, watch.key, sizeof watch.key)) {
+        watch.running = NULL;
         set_active(false);
         take_all(p, AT_EXIT | WHEN_SENT_EXIT, 0, left, watch.before);
         const uint64_t words[4] = { vcpu, watch.spans, watch.instructions, watch.changes };
@@ -416,39 +421,65 @@ static void end_watch(probe *p, const uint64_t key[2], unsigned vcpu, uint8_t *l
     pthread_mutex_unlock(&watch.lock);
 }
 
-/* Before an instruction, while a span is watched: did the one before it change the register? */
+static bool is_changed(const probe *p)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        const capture *c = &p->captures[p->halves[i]];
+        uint32_t *size, *before_size;
+        take(p, c, watch.now, watch.before);
+        uint8_t *now = value_of(c, watch.now, &size);
+        uint8_t *before = value_of(c, watch.before, &before_size);
+        if (*size != *before_size || memcmp(now, before, *size)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_watched_thread(const probe *p)
+{
+    const capture *thread = &p->captures[p->thread];
+    uint32_t *size;
+    if (thread->kind != CAPTURE_REGISTER) {
+        take(p, &p->captures[thread->base], watch.now, watch.before);
+    }
+    take(p, thread, watch.now, watch.before);
+    uint8_t *bytes = value_of(thread, watch.now, &size);
+    return *size && number(bytes, *size) == watch.thread_value;
+}
+
+/* Before an instruction, while a span is watched: did the one before it change the register? A
+ * change that is taken back is told as well as the one that follows it, and whether it came with a
+ * switch of threads, whose kernel gives a thread its registers back some instructions later;
+ * osvtriage chooses. */
 static void on_watched(unsigned vcpu, void *userdata)
 {
     uint64_t address = (uint64_t)(uintptr_t)userdata;
-    probe *p = &probes[watch.probe];
-    const capture *wanted = &p->captures[watch.capture], *thread = &p->captures[watch.thread];
-    uint32_t *size, *before_size;
 
     if (!scratch) {
         scratch = g_byte_array_new();
+        exit_values = calloc(1, 1 << 16);
     }
     pthread_mutex_lock(&watch.lock);
-    if (watch.running) {
-        if (thread->kind != CAPTURE_REGISTER) {
-            take(p, &p->captures[thread->base], watch.now, watch.before);
+    probe *p = watch.running;
+    if (p && !is_watched_thread(p)) {
+        watch.away |= vcpu == watch.vcpu;
+    } else if (p) {
+        uint64_t switched = watch.away || vcpu != watch.vcpu;
+        bool changed = is_changed(p);
+        if (changed && !watch.changed && watch.changes < watch.most_changes) {
+            take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, watch.now, watch.before);
+            const uint64_t words[4] = {
+                vcpu | switched << 32, watch.spans, watch.last, address,
+            };
+            watch.changes++;
+            put(RECORD_CHANGE, p, words, watch.before, watch.now);
         }
-        take(p, thread, watch.now, watch.before);
-        uint8_t *bytes = value_of(thread, watch.now, &size);
-        if (number(bytes, *size) == watch.thread_value) {
-            take(p, wanted, watch.now, watch.before);
-            uint8_t *now = value_of(wanted, watch.now, &size);
-            uint8_t *before = value_of(wanted, watch.before, &before_size);
-            bool changed = *size != *before_size || memcmp(now, before, *size);
-            if (changed && !watch.changed && watch.last && watch.changes < watch.most_changes) {
-                take_all(p, AT_EXIT | WHEN_SENT_EXIT | KEY | WITH_KEY, 0, watch.now, watch.before);
-                const uint64_t words[4] = { vcpu, watch.spans, watch.last, address };
-                watch.changes++;
-                put(RECORD_CHANGE, p, words, watch.before, watch.now);
-            }
-            watch.changed = changed;
-            watch.last = address;
-            watch.instructions++;
-        }
+        watch.changed = changed;
+        watch.away = false;
+        watch.vcpu = vcpu;
+        watch.last = address;
+        watch.instructions++;
     }
     pthread_mutex_unlock(&watch.lock);
 }
@@ -538,7 +569,7 @@ static void on_entry(unsigned vcpu, void *userdata)
         const uint64_t words[4] = { vcpu, at->address, 0, 0 };
         send(RECORD_ENTRY, p, words, one->values, NULL);
     }
-    begin_watch(p, key, one->values);
+    begin_watch(p, key, vcpu, at->address, one->values);
     pthread_mutex_unlock(lock);
 }
 
@@ -620,6 +651,10 @@ static void read_probe(probe *p, unsigned number_, unsigned *site_at)
     p->samples = next();
     p->value = next();
     p->status = next();
+    p->watched = next();
+    p->halves[0] = next();
+    p->halves[1] = next();
+    p->thread = next();
     unsigned entries = next(), exits = next();
     p->has_exits = exits > 0;
     for (unsigned i = 0; i < entries + exits && !failed; i++) {
@@ -693,9 +728,6 @@ static void load(void)
     }
     watch.wanted = next();
     if (watch.wanted) {
-        watch.probe = next();
-        watch.capture = next();
-        watch.thread = next();
         watch.most_spans = next();
         watch.most_changes = next();
         watch.before = calloc(1, largest);
@@ -739,6 +771,12 @@ static void on_translation(plugin_id id, block *translated)
     for (size_t i = 0; i < n; i++) {
         instruction *insn = qemu_plugin_tb_get_insn(translated, i);
         uint64_t address = qemu_plugin_insn_vaddr(insn);
+        /* Before the exit ends the watch: the last instruction of a span is one of it. */
+        if (watch.wanted) {
+            qemu_plugin_register_vcpu_insn_exec_cond_cb(
+                insn, on_watched, CALLBACK_READS_REGISTERS, CONDITION_NOT_EQUAL, watch.active, 0,
+                (void *)(uintptr_t)address);
+        }
         site *s = first_at(address);
         for (; s && s < sites + n_sites && s->address == address; s++) {
             uint64_t code = 0;
@@ -751,11 +789,6 @@ static void on_translation(plugin_id id, block *translated)
             }
             qemu_plugin_register_vcpu_insn_exec_cb(insn, s->is_exit ? on_exit_side : on_entry,
                                                    CALLBACK_READS_REGISTERS, s);
-        }
-        if (watch.wanted) {
-            qemu_plugin_register_vcpu_insn_exec_cond_cb(
-                insn, on_watched, CALLBACK_READS_REGISTERS, CONDITION_NOT_EQUAL, watch.active, 0,
-                (void *)(uintptr_t)address);
         }
     }
 }

@@ -85,7 +85,9 @@ class PluginProbe:
     is a place among ``captures``, before its own; at most two of them are the key. With ``holds``,
     two places, a passage whose sides differ counts as equal unless a doubleword of the first is, at
     the exit, the low word that the second had at the entry, and not zero. ``streamed``: every entry
-    and every exit is sent, in the order in which they happen.
+    and every exit is sent, in the order in which they happen. ``watched`` are the places of a
+    register (of its halves, or twice the same) and of what tells the thread: its spans may be those
+    in which every instruction is looked at.
     """
 
     entries: tuple[Site, ...]
@@ -96,12 +98,15 @@ class PluginProbe:
     samples: int = 0
     holds: tuple[int, int] | None = None
     streamed: bool = False
+    watched: tuple[int, int, int] | None = None
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
         value, status = self.holds or (0, 0)
         flags = int(self.returns) | int(self.holds is not None) << 1 | int(self.streamed) << 2
         yield from (flags, self.examples, self.samples, value, status)
+        yield int(self.watched is not None)
+        yield from self.watched or (0, 0, 0)
         yield from (len(self.entries), len(self.exits))
         for site in (*self.entries, *self.exits):
             yield from site.words()
@@ -111,22 +116,11 @@ class PluginProbe:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedSpan:
-    """Every instruction in a span of one probe is looked at, for what changes one capture.
+class Watch:
+    """In how many spans every instruction is looked at, and how many changes of each are told."""
 
-    ``register`` and ``thread`` are places among the captures of the probe. ``spans`` is the number
-    of spans that are watched, ``changes`` how many changes of each are told.
-    """
-
-    probe: int
-    register: int
-    thread: int
     spans: int
     changes: int
-
-    def words(self) -> Iterator[int]:
-        """As the plugin reads it."""
-        yield from (self.probe, self.register, self.thread, self.spans, self.changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +131,7 @@ class Table:
     probes: Sequence[PluginProbe]
     big_endian: bool = False
     passages: int = 4096
-    watch: WatchedSpan | None = None
+    watch: Watch | None = None
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
@@ -151,4 +145,4 @@ class Table:
             yield from probe.words()
         yield int(self.watch is not None)
         if self.watch is not None:
-            yield from self.watch.words()
+            yield from (self.watch.spans, self.watch.changes)

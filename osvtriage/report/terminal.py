@@ -231,7 +231,7 @@ def _pinpoint(found: PinpointRecord) -> Iterator[Text]:
         yield Text("  and put back before the exit", "green")
     for number, frame in enumerate(found.backtrace):
         yield _frame(number, frame)
-    yield Text(f"  {found.steps} instructions stepped; {found.note}", "dim")
+    yield Text(f"  {found.steps} instructions followed; {found.note}", "dim")
 
 
 def _nonzero(registers: Mapping[str, str]) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from osvtriage.arch import Arch
 from osvtriage.checks import Needs
@@ -19,13 +20,17 @@ from osvtriage.model.plan import GdbPlan
 from osvtriage.plugin import build, captures
 from osvtriage.plugin.captures import Captures, Compared
 from osvtriage.plugin.shared import Counter, Record, RecordKind, Shared
-from osvtriage.plugin.table import Table
+from osvtriage.plugin.table import Table, Watch
 from osvtriage.recipe.recipe import Recipe
 from osvtriage.trial import checking
 from osvtriage.trial.judge import ProbeCount
 
 # The ring holds 1,700 records of 9 KB; that many are not written in a twentieth of a second.
 _INTERVAL = 0.05
+# As gdb's engine: spans that are looked at until one changes the register. A register that is saved
+# and used and put back changes once in each function that does so.
+_WATCHED_SPANS = 3
+_CHANGES = 64
 
 
 class PluginEngine:
@@ -43,6 +48,9 @@ class PluginEngine:
         self._table: Table | None = None
         # Of each probe, the samples of equal passages that came as events.
         self._samples: list[int] = []
+        # Changes of the register that is looked for, of the span that is watched.
+        self._changes: list[Record] = []
+        self.pinpointed: dict[str, Any] | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -73,6 +81,7 @@ class PluginEngine:
             registers=list(registers),
             probes=[one.probe_for_plugin() for one in self._taken],
             big_endian=self._arch.byte_order == "big",
+            watch=Watch(_WATCHED_SPANS, _CHANGES) if plan.pinpoint else None,
         )
         return replace(plan, probes=tuple(left)), notes
 
@@ -107,6 +116,14 @@ class PluginEngine:
             self._read(record)
 
     def _read(self, record: Record) -> None:
+        if record.kind is RecordKind.CHANGE:
+            self._changes.append(record)
+            return
+        if record.kind is RecordKind.WATCHED:
+            if self.pinpointed is None or self.pinpointed["culprit"] is None:
+                self.pinpointed = self._taken[record.probe].pinpointed(self._changes, record)
+            self._changes = []
+            return
         if record.kind is not RecordKind.ENTRY and not record.words[3]:
             self._samples[record.probe] += 1
         for event in self._taken[record.probe].events(record):

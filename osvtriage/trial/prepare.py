@@ -117,8 +117,8 @@ def _engine(request: Request, arch: Arch) -> tuple[Path, Path | None, str | None
         why = "under KVM no plugin sees anything"
     elif request.variant.interleave:
         why = "a variant that steers a fork needs gdb"
-    elif request.pinpoint is not None:
-        why = "gdb steps through the span"
+    elif request.pinpoint is not None and arch.words[request.pinpoint].stub is None:
+        why = f"QEMU's plugins see no {request.pinpoint}"
     if why is not None:
         if request.engine == "plugin":
             raise UsageError(f"the plugin engine cannot do that: {why}", "--engine gdb can")

@@ -224,6 +224,8 @@ class Trial:
         if self._plugin is not None and self.resolved is not None:
             self._plugin.read()
             self.seen.unchanged = self._plugin.count(self.seen.probes)
+            if (found := self._plugin.pinpointed) is not None:
+                self.seen.pinpoint = pinpoint.read(found, self._elf, pinpoint.RUNNING)
 
     def _count_probes(self) -> None:
         assert self.resolved is not None
