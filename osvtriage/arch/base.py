@@ -78,6 +78,11 @@ class Arch:
     kvm_hosts: frozenset[str]
     # (code, its address, targets) -> (address, target) of the calls that go to one of them.
     find_calls: Callable[[bytes, int, frozenset[int]], list[tuple[int, int]]]
+    # A function's code -> whether an instruction of it can change a floating-point or vector
+    # register; and, with its address, the addresses of its returns and jumps out of it, those that
+    # are always taken. None where it is not known.
+    changes_fpu: Callable[[bytes], bool] | None
+    find_exits: Callable[[bytes, int], list[int]] | None
     # What `info registers -a` prints -> vCPU -> register -> digits; None where no word needs it.
     monitor_registers: Callable[[str], dict[int, dict[str, str]]] | None
 

@@ -169,5 +169,7 @@ X86_64 = Arch(
     system_call_traps=frozenset(),
     kvm_hosts=frozenset({"x86_64"}),
     find_calls=find_calls,
+    changes_fpu=None,
+    find_exits=None,
     monitor_registers=monitor_registers,
 )

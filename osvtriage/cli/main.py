@@ -38,6 +38,7 @@ _COMMANDS = {
         "interleave",
         "Fork at every instruction of a critical section.",
     ),
+    "audit": ("osvtriage.cli.audit", "audit", "Watch many kernel functions for lost state."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),

@@ -73,6 +73,16 @@ class Compared:
 
     names: frozenset[str]
     holds: tuple[str, str] | None = None
+    # A field and a mask: a passage counts only where it has one of the bits at both sides.
+    bits: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Of each probe, how many passages are shown: that differ, and the first in any case."""
+
+    examples: int = _EXAMPLES
+    first: int = _SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,7 @@ class Captures:
         arch: Arch,
         compared: Compared | None,
         registers: dict[str, int],
+        shown: Samples | None = None,
     ) -> None:
         """Decide what is captured.
 
@@ -102,6 +113,7 @@ class Captures:
         """
         self.plan, self.probe, self.arch = plan, probe, arch
         self.compared = compared
+        self._shown = shown or Samples()
         self._registers = registers
         self._captures: list[Capture] = []
         self._places: dict[tuple[Kind, int, tuple[int, ...]], int] = {}
@@ -125,6 +137,8 @@ class Captures:
         )
         self.thread = self._thread(both | (When(0) if calls else key))
         names = compared.names if compared else frozenset()
+        # What decides whether a passage counts is taken at both sides of each.
+        masked = {compared.bits[0]} if compared and compared.bits else set()
         compares = When.COMPARED | When.EXIT
         self.values = {
             name: self._word(name, both | (compares if name in names else When(0)))
@@ -132,7 +146,12 @@ class Captures:
             if arch.words[name].stub is not None
         }
         self.fields = {
-            name: self._field(field, both | (compares if name in names else When(0)))
+            name: self._field(
+                field,
+                both
+                | (compares if name in names else When(0))
+                | (When.EXIT | When.WITH_KEY if name in masked else When(0)),
+            )
             for name, field in probe.fields.items()
         }
         self.identity = {
@@ -188,7 +207,7 @@ class Captures:
         return self._add(Kind.PATH, base, 8, when, (thread.offset,))
 
     def _field(self, field: Field, when: When) -> int:
-        if when & When.COMPARED:
+        if when & (When.COMPARED | When.WITH_KEY):
             self._captures[self.thread] = _with(self._captures[self.thread], When.WITH_KEY)
         return self._add(Kind.PATH, self.thread, field.size, when, field.path)
 
@@ -211,9 +230,12 @@ class Captures:
             entries=tuple(Site(address) for address in probe.entries),
             exits=tuple(Site(address) for address in probe.exits),
             captures=tuple(self._captures),
-            returns=probe.callee is not None,
-            examples=probe.limit if one_sided else _EXAMPLES,
-            samples=_SAMPLES,
+            returns=probe.callee is not None and not probe.at_function_entry,
+            examples=probe.limit if one_sided else self._shown.examples,
+            samples=self._shown.first,
+            bits=(self.fields[self.compared.bits[0]], self.compared.bits[1])
+            if self.compared is not None and self.compared.bits is not None
+            else None,
             holds=self._holds(),
             streamed=self.streamed,
             watched=(self.pinpoint.parts[0], self.pinpoint.parts[-1], self.thread)

@@ -44,6 +44,7 @@ enum { /* flags of a probe */
     RETURNS = 1, /* what is entered returns to its exit */
     HOLDS = 2,   /* only a value that holds a status word counts */
     STREAMED = 4, /* every entry and every exit is a record of its own, in their order */
+    MASKED = 8,   /* only passages count at whose both sides a value has one of some bits */
 };
 enum { RECORD_SKIP, RECORD_ENTRY, RECORD_SPAN, RECORD_CHANGE, RECORD_WATCHED, RECORD_EXIT };
 enum { /* counters of a probe */
@@ -87,6 +88,8 @@ struct probe {
     unsigned keys[2];
     uint64_t examples, samples;
     unsigned value, status;
+    unsigned masked;
+    uint64_t mask;
     /* Which captures the clobbered register is (twice the same, or two halves), and the thread. */
     bool watched;
     unsigned halves[2], thread;
@@ -103,6 +106,7 @@ typedef struct {
     uint8_t *values;
 } passage;
 
+#define MOST_REGISTERS 1024
 #define WAYS 8
 #define LOCKS 64
 
@@ -288,6 +292,13 @@ static bool holds(const probe *p, uint8_t *entry, uint8_t *left)
         }
     }
     return false;
+}
+
+static bool has_bits(const probe *p, uint8_t *values)
+{
+    uint32_t *size;
+    uint8_t *bytes = value_of(&p->captures[p->masked], values, &size);
+    return number(bytes, *size) & p->mask;
 }
 
 static void key_of(const probe *p, uint8_t *values, uint64_t key[2])
@@ -598,7 +609,8 @@ static void on_exit_side(unsigned vcpu, void *userdata)
     }
     take_all(p, COMPARED, KEY | WITH_KEY, exit_values, one->values);
     bool same = !differ(p, one->values, exit_values) ||
-                ((p->flags & HOLDS) && !holds(p, one->values, exit_values));
+                ((p->flags & HOLDS) && !holds(p, one->values, exit_values)) ||
+                ((p->flags & MASKED) && !(has_bits(p, one->values) && has_bits(p, exit_values)));
     bool sample = claim(p, PASSAGES, p->samples) || (p->flags & STREAMED);
     bool wanted = same ? sample : claim(p, DIFFERING, p->examples) || (p->flags & STREAMED);
     if (same) {
@@ -651,6 +663,8 @@ static void read_probe(probe *p, unsigned number_, unsigned *site_at)
     p->samples = next();
     p->value = next();
     p->status = next();
+    p->masked = next();
+    p->mask = next();
     p->watched = next();
     p->halves[0] = next();
     p->halves[1] = next();
@@ -697,6 +711,10 @@ static void load(void)
     big_endian = next();
     uint64_t wanted_passages = next();
     unsigned wanted_registers = next();
+    if (wanted_registers > MOST_REGISTERS) {
+        complain("too many registers are asked for");
+        return;
+    }
     n_probes = next();
     unsigned wanted_sites = next();
     for (unsigned i = 0; i < wanted_registers && !failed; i++) {
@@ -705,7 +723,8 @@ static void load(void)
             uint64_t part = next();
             memcpy(name + 8 * j, &part, 8);
         }
-        for (unsigned j = 0; j < n_registers; j++) {
+        /* The first of a name: ppc64 has lr and ctr once more among the SPRs, always 0 there. */
+        for (unsigned j = n_registers; j-- > 0;) {
             if (!strncmp(registers[j].name, name, sizeof name)) {
                 registers[i + n_registers].handle = registers[j].handle;
             }
@@ -836,7 +855,7 @@ static void on_vcpu(plugin_id id, unsigned vcpu)
     if (!registers) {
         glib_array *found = qemu_plugin_get_registers();
         const register_descriptor *all = (const register_descriptor *)found->data;
-        registers = calloc(2 * found->len + 4096, sizeof *registers);
+        registers = calloc(found->len + MOST_REGISTERS, sizeof *registers);
         for (unsigned i = 0; i < found->len; i++) {
             strncpy(registers[i].name, all[i].name, sizeof registers[i].name - 1);
             registers[i].handle = all[i].handle;

@@ -87,7 +87,8 @@ class PluginProbe:
     the exit, the low word that the second had at the entry, and not zero. ``streamed``: every entry
     and every exit is sent, in the order in which they happen. ``watched`` are the places of a
     register (of its halves, or twice the same) and of what tells the thread: its spans may be those
-    in which every instruction is looked at.
+    in which every instruction is looked at. ``bits``, a place and a mask: a passage counts as equal
+    where the value has none of the bits at one of its sides, or cannot be read.
     """
 
     entries: tuple[Site, ...]
@@ -99,12 +100,14 @@ class PluginProbe:
     holds: tuple[int, int] | None = None
     streamed: bool = False
     watched: tuple[int, int, int] | None = None
+    bits: tuple[int, int] | None = None
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
         value, status = self.holds or (0, 0)
         flags = int(self.returns) | int(self.holds is not None) << 1 | int(self.streamed) << 2
-        yield from (flags, self.examples, self.samples, value, status)
+        flags |= int(self.bits is not None) << 3
+        yield from (flags, self.examples, self.samples, value, status, *(self.bits or (0, 0)))
         yield int(self.watched is not None)
         yield from self.watched or (0, 0, 0)
         yield from (len(self.entries), len(self.exits))

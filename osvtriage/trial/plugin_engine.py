@@ -18,7 +18,7 @@ from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Event
 from osvtriage.model.plan import GdbPlan
 from osvtriage.plugin import build, captures
-from osvtriage.plugin.captures import Captures, Compared
+from osvtriage.plugin.captures import Captures, Compared, Samples
 from osvtriage.plugin.shared import Counter, Record, RecordKind, Shared
 from osvtriage.plugin.table import Table, Watch
 from osvtriage.recipe.recipe import Recipe
@@ -57,14 +57,21 @@ class PluginEngine:
         """What QEMU's command line gets."""
         return build.argument(self._plugin, self._shared.path)
 
-    def take(self, plan: GdbPlan, recipe: Recipe) -> tuple[GdbPlan, list[str]]:
+    def take(
+        self,
+        plan: GdbPlan,
+        compared: Mapping[str, Compared | None],
+        shown: Samples | None = None,
+    ) -> tuple[GdbPlan, list[str]]:
         """Take the probes that the plugin can watch.
+
+        Args:
+            compared: by probe, what settles a passage; see :func:`compared_by`.
 
         Returns:
             The plan with the others, for gdb; and for each probe that stays, or is not seen whole,
             a sentence that says why.
         """
-        compared = compared_by(recipe, self._arch)
         registers: dict[str, int] = {}
         left, notes = [], []
         for probe in plan.probes:
@@ -73,7 +80,7 @@ class PluginEngine:
                 notes.append(f"probe {probe.name} is watched by gdb: {why}")
                 continue
             names = compared.get(probe.name)
-            self._taken.append(Captures(plan, probe, self._arch, names, registers))
+            self._taken.append(Captures(plan, probe, self._arch, names, registers, shown))
             if hidden := captures.unseen(probe, self._arch):
                 notes.append(f"the plugin sees of probe {probe.name} no {', '.join(hidden)}")
         self._samples = [0] * len(self._taken)
@@ -149,6 +156,12 @@ class PluginEngine:
             else:
                 count.unseen = counters[Counter.DROPPED]
         return unchanged
+
+    def counters(self) -> dict[str, Sequence[int]]:
+        """By probe, its counters; see :class:`osvtriage.plugin.shared.Counter`."""
+        return {
+            one.probe.name: self._shared.counters(number) for number, one in enumerate(self._taken)
+        }
 
     def close(self) -> None:
         """Give the file back, which goes with its directory."""

@@ -39,7 +39,7 @@ from osvtriage.symbols.layout import Sample
 from osvtriage.trial import identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.pinpoint import Pinpoint
-from osvtriage.trial.plugin_engine import PluginEngine
+from osvtriage.trial.plugin_engine import PluginEngine, compared_by
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
@@ -210,7 +210,7 @@ class Trial:
         """The plan with the probes that are left for gdb; those that the plugin takes are gone."""
         if self._plugin is None:
             return plan
-        left, notes = self._plugin.take(plan, self.request.recipe)
+        left, notes = self._plugin.take(plan, compared_by(self.request.recipe, self.prepared.arch))
         if len(left.probes) == len(plan.probes) or (notes and self.request.engine == "auto"):
             self._plugin.drop()
             self.seen.engine_notes.append(f"gdb watches the probes: {notes[0]}")
@@ -455,9 +455,8 @@ class Trial:
 
     def _add_event(self, event: Event) -> Event:
         """Add an event of whatever engine, with names; they are numbered as they come."""
-        assert self.resolved is not None
         frames = event.backtrace
-        if (callee := self.resolved.callee(event.probe)) is not None:
+        if (callee := self._callee(event.probe)) is not None:
             frames = (Frame(f"{callee:016x}"), *frames)
         event = replace(
             event,
@@ -469,6 +468,10 @@ class Trial:
         )
         self.seen.events.append(event)
         return event
+
+    def _callee(self, probe: str) -> int | None:
+        assert self.resolved is not None
+        return self.resolved.callee(probe)
 
     def _named(self, frames: Iterable[Frame]) -> tuple[Frame, ...]:
         return tuple(self._elf.name_frame(frame) for frame in frames)
