@@ -20,7 +20,7 @@ from osvtriage.model.event import Event
 from osvtriage.model.plan import GdbPlan, ProbePlan, ThreadPlan
 from osvtriage.plugin import build
 from osvtriage.plugin.captures import Captures, Compared
-from osvtriage.plugin.shared import Counter, Shared
+from osvtriage.plugin.shared import RING_BYTES, Counter, Shared
 from osvtriage.plugin.table import Table
 
 pytestmark = pytest.mark.usefixtures("plugin_qemu")
@@ -109,8 +109,10 @@ def x86_guest() -> Guest:
     return Guest(X86_64, bytes(image), spans)
 
 
-def seen(guest: Guest, tmp_path: Path) -> dict[str, list[Event]]:
-    """The events of each span, as the plugin engine gives them."""
+def run(
+    guest: Guest, tmp_path: Path, ring_bytes: int = RING_BYTES
+) -> tuple[Shared, list[Captures]]:
+    """What the plugin wrote of the guest, which has ended, and what it was told to capture."""
     arch = guest.arch
     words = [name for name in arch.words_of(("fpu",)) if arch.words[name].stub is not None]
     base = "r13" if arch is PPC64LE else "fs_base"
@@ -131,7 +133,7 @@ def seen(guest: Guest, tmp_path: Path) -> dict[str, list[Event]]:
         )
         plan = GdbPlan(arch.name, ThreadPlan(base, None, {}), (probe,))
         taken.append(Captures(plan, probe, arch, Compared(frozenset(words)), registers))
-    file = Shared(tmp_path / "shared")
+    file = Shared(tmp_path / "shared", ring_bytes)
     table = Table(list(registers), [one.probe_for_plugin() for one in taken])
     file.arm(table)
     firmware = tmp_path / "firmware"
@@ -147,6 +149,12 @@ def seen(guest: Guest, tmp_path: Path) -> dict[str, list[Event]]:
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT, check=False
     )
     assert (done.returncode, file.error) == (known.exit_status, None), done.stderr
+    return file, taken
+
+
+def seen(guest: Guest, tmp_path: Path) -> dict[str, list[Event]]:
+    """The events of each span, as the plugin engine gives them."""
+    file, taken = run(guest, tmp_path)
     found: dict[str, list[Event]] = {name: [] for name in guest.spans}
     for record in file.records():
         found[list(guest.spans)[record.probe]] += taken[record.probe].events(record)
@@ -177,3 +185,17 @@ def test_every_register_of_x86_64(tmp_path: Path) -> None:
         found = changed(events)
         # A push onto the x87 stack renames its registers, and its top is in the status word.
         assert (name in found and "fsw" in found) if name == "st0" else found == {name} - {""}
+
+
+def test_a_ring_that_overflows_holds_up_nobody_and_counts(tmp_path: Path) -> None:
+    """Nobody reads while the guest runs, and there is room for a few records of a hundred."""
+    guest = ppc_guest()
+    file, taken = run(guest, tmp_path, ring_bytes=32 << 10)
+    counters = [file.counters(number) for number in range(len(taken))]
+    assert [one[Counter.PASSAGES] for one in counters] == [1] * len(guest.spans)
+    sent, dropped = (sum(one[what] for one in counters) for what in (Counter.SENT, Counter.DROPPED))
+    assert sent > 0
+    assert sent + dropped == len(guest.spans)
+    assert file.dropped == dropped > 0
+    assert sum(1 for _ in file.records()) == sent
+    file.close()
