@@ -208,8 +208,8 @@ def main() -> None:
             ours.append(plugin(many, directory))
             print(
                 f"round {number + 1}: bare {bare[-1].processor:.2f} s, plugin "
-                f"{ours[-1].processor:.2f} s of processor time, {boot:.2f} s of it the boot; by the "
-                f"guest's clock {bare[-1].seconds:.2f} s and {ours[-1].seconds:.2f} s; "
+                f"{ours[-1].processor:.2f} s of processor time, {boot:.2f} s of it the boot; "
+                f"by the guest's clock {bare[-1].seconds:.2f} s and {ours[-1].seconds:.2f} s; "
                 f"{ours[-1].note}",
                 file=sys.stderr,
             )
