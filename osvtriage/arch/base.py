@@ -17,7 +17,9 @@ class Word:
     ``elements`` is the union member that gives integers gdb's Python can convert (gdb 13 cannot
     ``int()`` a uint128); ``None`` where the register is an integer itself. ``monitor``: QEMU's gdb
     stub does not have it, or not truly, and it is read from the monitor's ``info registers``.
-    ``optional``: not every processor of the kind has it.
+    ``optional``: not every processor of the kind has it. ``stub`` are the registers of QEMU's stub,
+    by their own names, that it is made of, most significant first (empty: the one that gdb knows by
+    ``gdb_name``); ``None`` where the stub has none, or not truly: QEMU's plugins see what it has.
     """
 
     bits: int
@@ -25,6 +27,7 @@ class Word:
     elements: str | None = None
     monitor: bool = False
     optional: bool = False
+    stub: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +80,11 @@ class Arch:
     kvm_hosts: frozenset[str]
     # (code, its address, targets) -> (address, target) of the calls that go to one of them.
     find_calls: Callable[[bytes, int, frozenset[int]], list[tuple[int, int]]]
+    # A function's code -> whether an instruction of it can change a floating-point or vector
+    # register; and, with its address, the addresses of its returns and jumps out of it, those that
+    # are always taken. None where it is not known.
+    changes_fpu: Callable[[bytes], bool] | None
+    find_exits: Callable[[bytes, int], list[int]] | None
     # What `info registers -a` prints -> vCPU -> register -> digits; None where no word needs it.
     monitor_registers: Callable[[str], dict[int, dict[str, str]]] | None
 

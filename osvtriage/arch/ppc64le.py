@@ -46,7 +46,9 @@ _TRAPS = {
 
 _WORDS = {
     **{f"r{n}": Word(64, f"r{n}") for n in range(32)},
-    **{f"vs{n}": Word(128, f"vs{n}", "v4_int32") for n in range(64)},
+    # The stub has an FPR and the other half of its VSR apart; the upper VSRs are the VRs.
+    **{f"vs{n}": Word(128, f"vs{n}", "v4_int32", stub=(f"f{n}", f"vs{n}h")) for n in range(32)},
+    **{f"vs{n + 32}": Word(128, f"vs{n + 32}", "v4_int32", stub=(f"vr{n}",)) for n in range(32)},
     **{f"v{n}": Word(128, f"vr{n}", "v4_int32") for n in range(32)},
     "pc": Word(64, "pc"),
     "msr": Word(64, "msr"),
@@ -66,17 +68,63 @@ def find_calls(code: bytes, address: int, targets: frozenset[int]) -> list[tuple
     ``bl`` is opcode 18 with AA = 0, LK = 1 and a 24-bit word displacement (PowerISA 3.0B, book I,
     section 2.4). A few million words are scanned: hence flat comprehensions.
     """
-    words = array("I", code[: len(code) // 4 * 4])
-    if sys.byteorder == "big":
-        words.byteswap()
     branches = [
-        (index, word) for index, word in enumerate(words) if word & 0xFC000003 == 0x48000001
+        (index, word) for index, word in enumerate(_words(code)) if word & 0xFC000003 == 0x48000001
     ]
     reached = (
         (address + index * 4, address + index * 4 + ((word & 0x03FFFFFC) ^ 0x02000000) - 0x02000000)
         for index, word in branches
     )
     return [(site, target) for site, target in reached if target in targets]
+
+
+# PowerISA 3.0B, appendix on opcodes: the primary opcodes of vector (4), FP load (48 to 51, 57), FP
+# (59, 63) and VSX instructions (60, 61). Some of them store, or are for other registers: what is
+# wanted is not to miss one.
+_FPU_OPCODES = frozenset({4, 48, 49, 50, 51, 57, 59, 60, 61, 63})
+# Of primary opcode 31: lvx and its like, lfdx and its like, lxvd2x and its like, mtvsr*.
+_FPU_EXTENDED = frozenset(
+    {
+        *(6, 7, 38, 39, 71, 103, 359),
+        *(535, 567, 599, 631, 855, 887),
+        *(12, 76, 268, 269, 301, 332, 364, 524, 588, 780, 781, 812, 813, 844, 876),
+        *(179, 211, 243, 403, 435),
+    }
+)
+
+
+def changes_fpu(code: bytes) -> bool:
+    """Whether an instruction in *code* can change a floating-point or vector register."""
+    return any(
+        word >> 26 in _FPU_OPCODES or (word >> 26 == 31 and (word >> 1 & 0x3FF) in _FPU_EXTENDED)
+        for word in _words(code)
+    )
+
+
+def find_exits(code: bytes, address: int) -> list[int]:
+    """The `blr` in *code*, and the `b` that lead out of it: a call in the place of a return.
+
+    PowerISA 3.0B, book I, section 2.4. A `bctr` is a call by pointer or a table of the function's
+    own, which cannot be told apart; and a conditional branch does not always leave.
+    """
+    end = address + len(code)
+    found = []
+    for index, word in enumerate(_words(code)):
+        at = address + 4 * index
+        returns = word & 0xFC0007FF == 0x4C000020 and word >> 21 & 0x14 == 0x14
+        if word & 0xFC000003 == 0x48000000:
+            target = at + ((word & 0x03FFFFFC) ^ 0x02000000) - 0x02000000
+            returns = not address <= target < end
+        if returns:
+            found.append(at)
+    return found
+
+
+def _words(code: bytes) -> array[int]:
+    words = array("I", code[: len(code) // 4 * 4])
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
 
 
 PPC64LE = Arch(
@@ -120,5 +168,7 @@ PPC64LE = Arch(
     system_call_traps=frozenset({0xC00, 0x3000}),
     kvm_hosts=frozenset({"ppc64", "ppc64le"}),
     find_calls=find_calls,
+    changes_fpu=changes_fpu,
+    find_exits=find_exits,
     monitor_registers=None,
 )

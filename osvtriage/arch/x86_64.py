@@ -22,12 +22,14 @@ _WORDS = {
     **{name: Word(64, name) for name in (*_GENERAL, "fs_base", "gs_base", "k_gs_base")},
     **{f"xmm{n}": Word(128, f"xmm{n}", "v4_int32") for n in range(16)},
     # The upper halves of YMM: QEMU's stub has none (7.2 and 10.0).
-    **{f"ymm{n}h": Word(128, f"ymm{n}h", monitor=True, optional=True) for n in range(16)},
+    **{
+        f"ymm{n}h": Word(128, f"ymm{n}h", monitor=True, optional=True, stub=None) for n in range(16)
+    },
     # The stub's x87 tag word and last-instruction pointers are always 0.
     **{f"st{n}": Word(80, f"st{n}", monitor=True) for n in range(8)},
     "fcw": Word(16, "fctrl", monitor=True),
     "fsw": Word(16, "fstat", monitor=True),
-    "ftw": Word(8, "ftag", monitor=True),
+    "ftw": Word(8, "ftag", monitor=True, stub=None),
     "pc": Word(64, "rip"),
     "eflags": Word(32, "eflags"),
     "cs": Word(16, "cs"),
@@ -169,5 +171,7 @@ X86_64 = Arch(
     system_call_traps=frozenset(),
     kvm_hosts=frozenset({"x86_64"}),
     find_calls=find_calls,
+    changes_fpu=None,
+    find_exits=None,
     monitor_registers=monitor_registers,
 )

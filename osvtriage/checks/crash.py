@@ -39,6 +39,10 @@ class Crash:
     probe: str
     stack: str | None = None
 
+    @property
+    def unchanged(self) -> None:
+        """There is none: every passage counts."""
+
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
         found = {self.probe: Needs(exit=False)}

@@ -24,6 +24,7 @@ UNREADABLE = "unreadable"
 # Classes of giveup-conditions.
 HARMLESS = "harmless save"
 INDISTINCT = "indistinct"
+SETTLED = "harmless or indistinct"
 ALREADY_CORRUPTED = "already corrupted task"
 DAMAGING = "damaging save"
 
@@ -47,10 +48,21 @@ class FpClobber:
     status: str
     live: str
 
+    @property
+    def unchanged(self) -> str:
+        """The class of a passage that leaves the register as it was."""
+        return PRESERVED
+
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
-        registers = (self.register, self.status, "msr")
-        return {self.probe: Needs(registers, ("thread.regs.msr",), msr_bit=self.live)}
+        return {
+            self.probe: Needs(
+                (self.register, self.status, "msr"),
+                ("thread.regs.msr",),
+                msr_bit=self.live,
+                compared=(self.register,),
+            )
+        }
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
         """Judge every span of the probe."""
@@ -130,12 +142,27 @@ class GiveupConditions:
     slot: str = "thread.fp_state.fpr[0]"
     live: str = "FP"
 
+    @property
+    def unchanged(self) -> str:
+        """The class of a passage that leaves the slot as it was, or without an FPSCR in it."""
+        return SETTLED
+
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
         registers = (self.register, self.status, "msr")
+        # Conditions (1) and (2) do not both hold where the slot stays as it is; FPSCR = 0 is never
+        # a finding.
         return {
-            self.probe: Needs(registers, (self.slot, "thread.regs.msr"), msr_bit=self.live),
-            self.after: Needs(registers, ("thread.regs.msr",), msr_bit=self.live),
+            self.probe: Needs(
+                registers,
+                (self.slot, "thread.regs.msr"),
+                msr_bit=self.live,
+                compared=(self.slot,),
+                holds=(self.slot, self.status),
+            ),
+            self.after: Needs(
+                registers, ("thread.regs.msr",), msr_bit=self.live, compared=(self.register,)
+            ),
         }
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:

@@ -44,9 +44,14 @@ class FpuPreserved:
 
     probe: str
 
+    @property
+    def unchanged(self) -> str:
+        """The class of a passage that leaves all registers as they were."""
+        return PRESERVED
+
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
-        return {self.probe: Needs(registers=(GROUP,))}
+        return {self.probe: Needs(registers=(GROUP,), compared=(GROUP,))}
 
     def __call__(self, arch: Arch, events: Sequence[Event]) -> CheckResult:
         """Judge every span of the probe."""
@@ -67,8 +72,9 @@ class FpuPreserved:
         before, after = span.entry.registers, span.exit.registers
         for name in names:
             absent = (before.get(name) is None, after.get(name) is None)
-            # What a processor has not, it has at neither side.
-            if any(absent) and not (all(absent) and arch.words[name].optional):
+            # What a processor has not, or an engine does not see, is absent at both sides.
+            word = arch.words[name]
+            if any(absent) and not (all(absent) and (word.optional or word.stub is None)):
                 return UNREADABLE, None
         changed = _changed(arch, span)
         if not changed:

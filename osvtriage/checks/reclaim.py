@@ -76,6 +76,10 @@ class StackLists:
     probe: str
     after: str | None = None
 
+    @property
+    def unchanged(self) -> None:
+        """There is none: every passage counts."""
+
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
         found = {self.probe: Needs(exit=self.after is None, lists=True)}

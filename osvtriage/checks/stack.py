@@ -56,6 +56,10 @@ class StackBounds:
 
     probe: str
 
+    @property
+    def unchanged(self) -> None:
+        """There is none: every passage counts."""
+
     def needs(self) -> dict[str, Needs]:
         """What each probe must take for this check."""
         return {self.probe: Needs(stack=True)}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from osvtriage.guest.requirements import Row
 
 SCHEMA = "osvtriage.doctor/1"
@@ -17,17 +19,30 @@ SCHEMA = "osvtriage.doctor/1"
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(as_json: bool) -> int:
+@click.option(
+    "--fetch-qemu",
+    is_flag=True,
+    help="First fetch a QEMU whose plugins can read registers (Debian 12: 18 MB of its backports) "
+    "into the cache, where the host's own is too old. Nothing is installed.",
+)
+def doctor(as_json: bool, fetch_qemu: bool) -> int:
     """Say whether this machine can run the recipes, and what is missing.
 
     Everything is tried, not looked up: a guest is run under each accelerator, a program compiled,
     a socket bound. Exit status: 0 the shipped recipes can run, 1 they cannot.
+
+    \b
+    Examples:
+      osvtriage doctor
+      osvtriage doctor --fetch-qemu
     """
     from rich.console import Console
 
     from osvtriage.guest.requirements import examine, satisfied
 
     progress_console = Console(stderr=True)
+    if fetch_qemu:
+        _fetch_qemu(progress_console)
     if progress_console.is_terminal:
         with progress_console.status("looking around") as status:
             rows = examine(lambda message: status.update(message))
@@ -42,6 +57,21 @@ def doctor(as_json: bool) -> int:
         _print_lines(rows)
         click.echo(_conclusion(rows))
     return 0 if satisfied(rows) else 1
+
+
+def _fetch_qemu(console: Console) -> None:
+    """Fetch QEMU where the host has none that the plugin engine can use."""
+    from osvtriage.arch import ARCHES
+    from osvtriage.guest.programs import find_plugin_qemu
+    from osvtriage.images import qemu
+
+    found = [find_plugin_qemu(arch).path for arch in ARCHES.values()]
+    if all(found):
+        for path in found:
+            console.print(f"{path} is new enough", markup=False, soft_wrap=True)
+        return
+    directory, version = qemu.fetch(lambda message: console.print(message, markup=False))
+    console.print(f"QEMU {version} is in {directory}", markup=False, soft_wrap=True)
 
 
 def _record(rows: Sequence[Row]) -> dict[str, object]:

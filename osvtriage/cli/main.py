@@ -43,6 +43,7 @@ _COMMANDS = {
     "soaks": ("osvtriage.cli.soaks", "soaks", "List, show and export soaks."),
     "compare": ("osvtriage.cli.compare", "compare", "Say whether two soaks differ."),
     "report": ("osvtriage.cli.report", "report", "Make a page, or a CI file, of a soak or a run."),
+    "audit": ("osvtriage.cli.audit", "audit", "Watch many kernel functions for lost state."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "triage": ("osvtriage.cli.triage", "triage", "Say what a guest died of."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),

@@ -118,6 +118,14 @@ def guest_options(command: F) -> F:
                 help="QEMU's accelerator; auto is TCG.",
             ),
             click.option(
+                "--engine",
+                type=click.Choice(["auto", "gdb", "plugin"]),
+                default="auto",
+                show_default=True,
+                help="What watches the probes: gdb, which stops the guest, or QEMU's plugin, which "
+                "does not. auto is the plugin where it sees as much.",
+            ),
+            click.option(
                 "--qemu",
                 type=click.Path(dir_okay=False, path_type=Path),
                 metavar="PATH",

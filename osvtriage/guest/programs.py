@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from osvtriage.arch import ARCHES, Arch
+from osvtriage.images import qemu
 from osvtriage.images.processes import install_command, run
 from osvtriage.model.errors import LimitExceeded, MissingRequirement
+from osvtriage.plugin import build
 
 # gdb with Python starts and ends in 0.1 s, and in 1 s with eight busy processes on two cores. The
 # rest is for a machine that is swapping.
@@ -34,6 +37,27 @@ def find_qemu(arch: Arch, override: str | Path | None = None) -> Path:
             hint=f"Install it with: {install_command((arch.qemu_package,))}",
         )
     return Path(found)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginQemu:
+    """The QEMU that guests run on with the plugin engine, or why there is none."""
+
+    path: Path | None
+    obstacle: str = ""
+
+
+def find_plugin_qemu(arch: Arch, override: str | Path | None = None) -> PluginQemu:
+    """A QEMU for *arch* that loads the plugin: *override*, that on the PATH, or the fetched one."""
+    own = find_qemu(arch, override)
+    complaint = build.obstacle(own)
+    if complaint is None:
+        return PluginQemu(own)
+    other = qemu.fetched(arch) if override is None else None
+    if other is None:
+        return PluginQemu(None, complaint)
+    second = build.obstacle(other)
+    return PluginQemu(other) if second is None else PluginQemu(None, second)
 
 
 def find_gdb(arch: Arch | None = None, override: str | Path | None = None) -> Path:

@@ -25,6 +25,7 @@ from osvtriage.guest import accelerator, rundir
 from osvtriage.guest.programs import (
     GDB_LIMIT_S,
     find_gdb,
+    find_plugin_qemu,
     find_qemu,
     gdb_architecture,
     sets_architecture,
@@ -86,6 +87,8 @@ def examine(progress: Progress = silent) -> list[Row]:
         required = arch.name in needed
         progress(f"looking for QEMU for {arch.name}")
         rows += qemu_rows(arch, required)
+        progress(f"looking for a QEMU for {arch.name} that loads the plugin")
+        rows.append(plugin_row(arch))
         progress(f"running guests of {arch.name}")
         rows += accelerator_rows(arch, required)
         progress(f"compiling for {arch.name}")
@@ -205,6 +208,19 @@ def qemu_rows(arch: Arch, required: bool) -> Iterator[Row]:
     )
     complaint = _firmware_complaint(program, arch)
     yield firmware(complaint is None, detail=complaint)
+
+
+def plugin_row(arch: Arch) -> Row:
+    """A QEMU that the plugin engine can use, by having it load the plugin."""
+    row = _row(f"plugins for {arch.name}", "a QEMU for --engine plugin (10 or later)", False, ())
+    get = "`osvtriage doctor --fetch-qemu` (Debian 12), or give --qemu one"
+    try:
+        found = find_plugin_qemu(arch)
+    except MissingRequirement as error:
+        return row(False, detail=str(error), how_to_get=get)
+    if found.path is None:
+        return row(False, detail=found.obstacle, how_to_get=get)
+    return row(True, path=str(found.path))
 
 
 def _firmware_complaint(program: Path, arch: Arch) -> str | None:

@@ -71,7 +71,7 @@ def host_mirror() -> Mirror:
             f"apt does not tell which mirror this machine uses:\n{done.last_words()}",
             hint=f"mend apt's configuration, or set {VARIABLE} to the URI of a Debian mirror",
         )
-    source = choose(parse_index_targets(done.output), _host_codename())
+    source = choose(parse_index_targets(done.output), host_codename())
     if source is None:
         raise ImageError(
             "the apt configuration of this machine names no Debian archive",
@@ -136,7 +136,8 @@ def _archive_keyring() -> str | None:
     return next((str(path) for path in _KEYRINGS if path.exists()), None)
 
 
-def _host_codename() -> str:
+def host_codename() -> str:
+    """The host's own Debian release, such as ``bookworm``; empty where it is none."""
     try:
         text = Path("/etc/os-release").read_text(encoding="utf-8", errors="replace")
     except OSError:

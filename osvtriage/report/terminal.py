@@ -235,7 +235,7 @@ def _pinpoint(found: PinpointRecord) -> Iterator[Text]:
     if found.at_exit == found.before:
         yield Text("  and put back before the exit", "green")
     yield from _backtrace(found.backtrace)
-    yield Text(f"  {found.steps} instructions stepped; {found.note}", "dim")
+    yield Text(f"  {found.steps} instructions followed; {found.note}", "dim")
 
 
 def _nonzero(registers: Mapping[str, str]) -> bool:

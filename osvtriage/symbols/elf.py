@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import struct
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,6 +206,13 @@ class ElfImage:
             if name.startswith(prefix)
             for entry in entries
         ]
+
+    def code_symbols(self) -> Iterator[Symbol]:
+        """Every function, one name for each, in the order of their addresses."""
+        for start in self._starts:
+            found = self.containing(start)
+            if found is not None:
+                yield found
 
     def has_symbol(self, name: str) -> bool:
         """Whether there is a symbol of that exact name."""

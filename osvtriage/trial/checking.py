@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, fields
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 
 from osvtriage import checks
@@ -48,9 +49,29 @@ def build(recipe: Recipe) -> list[checks.Check]:
     return [_build(recipe, index) for index in range(len(recipe.check))]
 
 
-def run(recipe: Recipe, arch: Arch, events: Sequence[Event]) -> list[CheckResult]:
-    """What the checks of *recipe* say of *events*."""
-    return [check(arch, events) for check in build(recipe)]
+def run(
+    recipe: Recipe,
+    arch: Arch,
+    events: Sequence[Event],
+    unchanged: Mapping[str, int] | None = None,
+) -> list[CheckResult]:
+    """What the checks of *recipe* say of *events*.
+
+    Args:
+        unchanged: by probe, the passages without events at whose sides an engine found equal all
+            that the probe's checks compare.
+    """
+    found = []
+    for check, table in zip(build(recipe), recipe.check, strict=True):
+        result = check(arch, events)
+        count = (unchanged or {}).get(str(table.parameters.get("probe", "")), 0)
+        if count and check.unchanged is not None:
+            classes = Counter(result.classes)
+            classes[check.unchanged] += count
+            examined = result.examined + count
+            result = replace(result, examined=examined, classes=classes)
+        found.append(result)
+    return found
 
 
 def _build(recipe: Recipe, index: int) -> checks.Check:

@@ -23,7 +23,9 @@ class Agreement(StrEnum):
 class ProbeCount:
     """How often a probe's entries stopped the guest. ``disarmed``: it may have been more.
 
-    ``note`` says where this kernel is not as the recipe has it.
+    ``note`` says where this kernel is not as the recipe has it. Where an engine compares by itself,
+    ``passages`` is how many it saw to their end, and ``unseen`` how many might show something and
+    were not looked at.
     """
 
     name: str
@@ -33,6 +35,8 @@ class ProbeCount:
     hits: int = 0
     disarmed: bool = False
     note: str | None = None
+    passages: int | None = None
+    unseen: int = 0
 
     @property
     def shown(self) -> str:
@@ -110,6 +114,13 @@ def judge(
             return inconclusive(
                 f"probe {probe.name} {was}; {probe.required} are required",
                 "a workload that does not pass the probe says nothing of the bug",
+            )
+    for probe in probes:
+        if probe.unseen:
+            return inconclusive(
+                f"{probe.unseen} passages of probe {probe.name} may show something, and were not "
+                "looked at: more came than could be taken",
+                "--engine gdb stops at each, up to the probe's limit",
             )
     for result in results:
         if unreadable := sum(

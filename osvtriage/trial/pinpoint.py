@@ -1,4 +1,4 @@
-"""The instruction that clobbers a register, as stepping found it."""
+"""The instruction that clobbers a register, as an engine found it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from osvtriage.symbols.elf import ElfImage
 # An instruction of x86 has 15 bytes at most (Intel SDM, volume 2, section 2.3.11).
 _LONGEST = 16
 
-_MASKED = (
-    "QEMU masks interrupts while it steps, so that what a preemption does is not seen this way"
-)
+MASKED = "QEMU masks interrupts while it steps, so that what a preemption does is not seen this way"
+RUNNING = "interrupts and other vCPUs ran on meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,8 @@ class Pinpoint:
         return self.backtrace[0] if self.backtrace else None
 
 
-def read(found: Mapping[str, Any], elf: ElfImage) -> Pinpoint:
-    """What gdb reported, with names and the instruction's text."""
+def read(found: Mapping[str, Any], elf: ElfImage, how: str = MASKED) -> Pinpoint:
+    """What an engine reported, with names and the instruction's text; *how* says how it looked."""
     culprit = found["culprit"]
     frames: tuple[Frame, ...] = ()
     text = None
@@ -61,7 +60,7 @@ def read(found: Mapping[str, Any], elf: ElfImage) -> Pinpoint:
         if symbol is not None:
             size = min(_LONGEST, symbol.end - address)
             text = disassembly.disassemble(elf.arch, elf.read(address, size), address)[0].text
-    note = _MASKED
+    note = how
     if not found["whole"]:
         note = f"the span was not stepped to its end; {note}"
     elif culprit is None:

@@ -14,7 +14,8 @@ from osvtriage.images.patch import PatchedKernel
 from osvtriage.images.program import Program, build_program, own_program
 from osvtriage.images.progress import Progress
 from osvtriage.images.record import Image, file_sha256
-from osvtriage.model.errors import UsageError
+from osvtriage.model.errors import MissingRequirement, UsageError
+from osvtriage.plugin import build
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial.request import Observer, OwnProgram, Request
@@ -37,6 +38,9 @@ class Prepared:
     qemu: Path
     gdb: Path
     accelerator: accelerator.Accelerator
+    # QEMU's plugin where that engine may be used, else why it is not.
+    plugin: Path | None = None
+    no_plugin: str | None = None
     files: Files | None = None
     # Whether the userland is osvtriage's, which says when it is ready and waits for a word.
     waits: bool = True
@@ -56,7 +60,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
             f"image {image.name} holds {image.system} on {image.arch}"
         )
     _check_variant(request, arch)
-    qemu = programs.find_qemu(arch, request.qemu)
+    qemu, plugin, no_plugin = _engine(request, arch)
     gdb = programs.find_gdb(arch)
     # No recipe says yet that it is sound under KVM, so KVM runs only when it is asked for.
     chosen = accelerator.choose(arch, "kvm" if request.accelerator == "kvm" else "tcg", qemu)
@@ -95,9 +99,43 @@ def prepare(request: Request, observer: Observer) -> Prepared:
         qemu=qemu,
         gdb=gdb,
         accelerator=chosen,
+        plugin=plugin,
+        no_plugin=no_plugin,
         files=files,
         waits=SYSTEMS[image.system].arm_at is None and image.busybox is not None,
     )
+
+
+def _engine(request: Request, arch: Arch) -> tuple[Path, Path | None, str | None]:
+    """QEMU, and the plugin for it or why there is none.
+
+    Raises:
+        MissingRequirement: the plugin engine was asked for, and there is no QEMU for it.
+        UsageError: it was asked for together with what it cannot do.
+    """
+    why = None
+    if request.engine == "gdb":
+        why = "gdb was asked for"
+    elif request.accelerator == "kvm":
+        why = "under KVM no plugin sees anything"
+    elif request.variant.interleave:
+        why = "a variant that steers a fork needs gdb"
+    elif request.pinpoint is not None and arch.words[request.pinpoint].stub is None:
+        why = f"QEMU's plugins see no {request.pinpoint}"
+    if why is not None:
+        if request.engine == "plugin":
+            raise UsageError(f"the plugin engine cannot do that: {why}", "--engine gdb can")
+        return programs.find_qemu(arch, request.qemu), None, why
+    found = programs.find_plugin_qemu(arch, request.qemu)
+    if found.path is not None:
+        return found.path, build.plugin(), None
+    if request.engine == "plugin":
+        raise MissingRequirement(
+            f"the plugin engine was asked for, and cannot be used: {found.obstacle}",
+            "`osvtriage doctor --fetch-qemu` gets a QEMU for it on Debian 12; --engine auto goes "
+            "on with gdb",
+        )
+    return programs.find_qemu(arch, request.qemu), None, found.obstacle
 
 
 def _program(

@@ -98,7 +98,11 @@ class HostRecord(_Object):
 
 class ProbeRecord(_Object):
     """A probe's count. ``disarmed``: it was not armed all the time, and may have been passed more
-    often."""
+    often.
+
+    ``passages`` is the number that the plugin engine compared at both sides, ``unseen`` that of
+    those it could not show.
+    """
 
     name: str
     symbol: str
@@ -107,6 +111,8 @@ class ProbeRecord(_Object):
     disarmed: bool
     required: int
     note: str | None = None
+    passages: int | None = None
+    unseen: int = 0
 
 
 class FrameRecord(_Object):
@@ -237,7 +243,8 @@ class RunRecord(_Object):
     recipe: str
     variant: str
     expected_verdict: Literal["reproduced", "clean", "inconclusive"] | None
-    engine: Literal["gdb"]
+    engine: Literal["gdb", "plugin"]
+    engine_notes: list[str] = []
     image: ImageRecord | None
     patches: list[PatchRecord]
     interventions: list[InterventionRecord]

@@ -45,6 +45,7 @@ WHOLE = Steering()
 class Request:
     """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
 
+    ``engine`` watches the probes; ``auto`` is the plugin where it sees all that gdb would.
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. ``program`` takes the payload's place.
@@ -60,6 +61,7 @@ class Request:
     smp: int = 1
     timeout: float | None = None
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"
+    engine: Literal["auto", "gdb", "plugin"] = "auto"
     qemu: Path | None = None
     seed: int = 1
     duration: float | None = None

@@ -57,6 +57,7 @@ class Options:
     smp: int = 1
     timeout: float | None = None
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"
+    engine: Literal["auto", "gdb", "plugin"] = "auto"
     qemu: Path | None = None
     out: Path | None = None
     seed: int = 1
@@ -157,6 +158,7 @@ class _Work:
             smp=self.options.smp,
             timeout=self.options.timeout,
             accelerator=self.options.accelerator,
+            engine=self.options.engine,
             qemu=self.options.qemu,
             seed=self.options.seed,
             duration=self.options.duration,
@@ -187,7 +189,9 @@ class _Work:
             self.results = [compared(self.seen.comparisons)]
             return
         observer.phase("check", f"{len(self.seen.events)} events")
-        self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
+        self.results = checking.run(
+            self.recipe, self.prepared.arch, self.seen.events, self.seen.unchanged
+        )
 
     def _write_evidence(self, directory: Path, trial: Trial) -> None:
         """What was seen until now, also where the trial failed."""
@@ -218,7 +222,8 @@ class _Work:
             recipe=self.recipe.name,
             variant=self.variant.name,
             expected_verdict=None if self._is_own() else self.variant.expect,
-            engine="gdb",
+            engine=seen.engine,
+            engine_notes=seen.engine_notes,
             image=self._image_record(),
             patches=_models(record.PatchRecord, prepared.kernel.patches if prepared else ()),
             interventions=self._interventions(),
@@ -241,6 +246,8 @@ class _Work:
                     disarmed=probe.disarmed,
                     required=probe.required,
                     note=probe.note,
+                    passages=probe.passages,
+                    unseen=probe.unseen,
                 )
                 for probe in seen.probes.values()
             ],
@@ -490,6 +497,8 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
         parts += ["--comm", own.comm] if own.comm else []
     if options.accelerator != "auto":
         parts += ["--accel", options.accelerator]
+    if options.engine != "auto":
+        parts += ["--engine", options.engine]
     if options.qemu:
         parts += ["--qemu", str(options.qemu)]
     return shlex.join(parts)

@@ -103,6 +103,10 @@ class SnapshotGuest:
                 f"a trial of {request.recipe.name} cannot start from a snapshot: {why}",
                 "start from boots: --start boot",
             )
+        if prepared.plugin is not None:
+            # It counts what an earlier trial did, too: a snapshot does not put it back.
+            why = "trials from a snapshot are gdb's"
+            prepared = replace(prepared, plugin=None, no_plugin=why)
         self.trial = SnapshotTrial(self, request, prepared, directory, observer, seen)
         return self.trial
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
@@ -35,6 +35,7 @@ from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
 from osvtriage.model.overflow import OverflowSeen
+from osvtriage.model.plan import GdbPlan
 from osvtriage.model.stacks import StacksSeen
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
@@ -42,6 +43,7 @@ from osvtriage.symbols.layout import Sample
 from osvtriage.trial import high_water, identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.pinpoint import Pinpoint
+from osvtriage.trial.plugin_engine import PluginEngine, compared_by
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
@@ -74,6 +76,11 @@ class Seen:
     ending: Ending | None = None
     timings: dict[str, float] = field(default_factory=dict)
     stops: int = 0
+    engine: Literal["gdb", "plugin"] = "gdb"
+    # What the engine does not do, or why another was not taken, a sentence each.
+    engine_notes: list[str] = field(default_factory=list)
+    # By probe, the passages that were found equal and are no events.
+    unchanged: dict[str, int] = field(default_factory=dict)
     qemu_version: str | None = None
     gdb_version: str | None = None
 
@@ -107,6 +114,7 @@ class Trial:
         self._reading: asyncio.Task[None] | None = None
         # Of trials whose guest prints on its second serial port as well.
         self._second_log: Path | None = None
+        self._plugin: PluginEngine | None = None
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -128,6 +136,7 @@ class Trial:
                 await self._drain()
                 self.seen.ending = self._watch.ending()
             finally:
+                self._count_plugin()
                 self.seen.stops = self._monitor.stops
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
         return self.seen
@@ -159,6 +168,14 @@ class Trial:
             payload_console.WAIT if self.prepared.waits else "",
             self._second_log,
         )
+        if self.prepared.plugin is not None:
+            self._plugin = PluginEngine(
+                self.prepared.plugin, sockets.directory, self.prepared.arch, self._add_event
+            )
+            self._stack.callback(self._plugin.close)
+            argv += self._plugin.arguments
+        elif self.prepared.no_plugin is not None:
+            self.seen.engine_notes.append(f"gdb watches the probes: {self.prepared.no_plugin}")
         qemu = Child("qemu", argv, null, log, log)
         await self._processes.start(qemu, self._gdb.child)
         await self._gdb.attach()
@@ -207,8 +224,29 @@ class Trial:
 
     def _write_plan(self) -> None:
         assert self.resolved is not None
-        plan = self.resolved.plan
+        plan = self._share_probes(self.resolved.plan)
         (self.directory / "probes.json").write_text(plan.to_json(), encoding="utf-8")
+
+    def _share_probes(self, plan: GdbPlan) -> GdbPlan:
+        """The plan with the probes that are left for gdb; those that the plugin takes are gone."""
+        if self._plugin is None:
+            return plan
+        left, notes = self._plugin.take(plan, compared_by(self.request.recipe, self.prepared.arch))
+        if len(left.probes) == len(plan.probes) or (notes and self.request.engine == "auto"):
+            self._plugin.drop()
+            self.seen.engine_notes.append(f"gdb watches the probes: {notes[0]}")
+            return plan
+        self.seen.engine = "plugin"
+        self.seen.engine_notes += notes
+        return left
+
+    def _count_plugin(self) -> None:
+        """Read what the plugin wrote last, which is there also where QEMU is gone."""
+        if self._plugin is not None and self.resolved is not None:
+            self._plugin.read()
+            self.seen.unchanged = self._plugin.count(self.seen.probes)
+            if (found := self._plugin.pinpointed) is not None:
+                self.seen.pinpoint = pinpoint.read(found, self._elf, pinpoint.RUNNING)
 
     def _count_probes(self) -> None:
         assert self.resolved is not None
@@ -285,6 +323,11 @@ class Trial:
         if self.request.stacks:
             assert self.resolved is not None
             await high_water.arm(self._elf, self.resolved, self.directory, self._run_in_gdb)
+        if self._plugin is not None:
+            self._plugin.arm()
+            following = asyncio.create_task(self._plugin.follow(), name="plugin")
+            self._stack.callback(following.cancel)
+            self._watch.guard(following)
         await self._ask("-exec-continue")
         if self.prepared.waits:
             self._console.send(word)
@@ -449,22 +492,30 @@ class Trial:
     def _on_event(self, record: dict[str, Any]) -> None:
         hits, disarmed = record.pop("hits"), record.pop("disarmed")
         self._stays = record.pop("stays") or self._stays
-        event = decode(Event, record)
-        assert self.resolved is not None
+        event = self._add_event(decode(Event, record))
+        count = self.seen.probes[event.probe]
+        count.hits, count.disarmed = hits, disarmed
+        self.observer.probe(count)
+
+    def _add_event(self, event: Event) -> Event:
+        """Add an event of whatever engine, with names; they are numbered as they come."""
         frames = event.backtrace
-        if (callee := self.resolved.callee(event.probe)) is not None:
+        if (callee := self._callee(event.probe)) is not None:
             frames = (Frame(f"{callee:016x}"), *frames)
         event = replace(
             event,
+            number=len(self.seen.events) + 1,
             backtrace=self._named(frames),
             threads=tuple(
                 replace(thread, backtrace=self._named(thread.backtrace)) for thread in event.threads
             ),
         )
         self.seen.events.append(event)
-        count = self.seen.probes[event.probe]
-        count.hits, count.disarmed = hits, disarmed
-        self.observer.probe(count)
+        return event
+
+    def _callee(self, probe: str) -> int | None:
+        assert self.resolved is not None
+        return self.resolved.callee(probe)
 
     def _named(self, frames: Iterable[Frame]) -> tuple[Frame, ...]:
         return tuple(self._elf.name_frame(frame) for frame in frames)

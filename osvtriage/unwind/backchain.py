@@ -69,6 +69,10 @@ def _exception(arch: Arch, read: Read, sp: int) -> Frame | None:
     if header is None:
         return None
     marked = [at for at in range(0, len(header), 8) if header[at : at + 8] in _MARKERS]
+    # A marker that an earlier interrupt left behind lies in frames too small for a pt_regs.
+    size = (_word(read, sp) or 0) - sp
+    if marked and 0 < size < marked[0] + 16 + PPC_PT_REGS_BYTES:
+        return None
     raw = read(sp + marked[0] + 16, PPC_PT_REGS_BYTES) if marked else None
     if raw is None:
         return None

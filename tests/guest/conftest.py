@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 from harness import IMAGE, Command, Places, share_images, write_recipe
 
-from osvtriage.arch import PPC64LE
+from osvtriage.arch import PPC64LE, X86_64
+from osvtriage.guest.programs import find_plugin_qemu
 from osvtriage.images.places import cache_directory
 from osvtriage.images.store import ImageStore
 from osvtriage.symbols.elf import ElfImage
@@ -37,6 +40,19 @@ def altered_kernel(path: Path, function: str, word: int) -> Path:
         file.seek(elf.file_offset(elf.symbol(function).entry, 4))
         file.write(word.to_bytes(4, "little"))
     return path
+
+
+@pytest.fixture(scope="session")
+def plugin_qemu() -> Path:
+    """A QEMU for x86-64 that the plugin engine can use: the host's, or one in the user's cache."""
+    command = [sys.executable, "-m", "osvtriage", "doctor", "--fetch-qemu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    if "there is no backport of QEMU for this machine" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = find_plugin_qemu(X86_64).path
+    assert found is not None
+    return found
 
 
 @pytest.fixture

@@ -82,9 +82,11 @@ def measures(result: Result) -> dict[str, int]:
     return dict(check["measures"])
 
 
+@pytest.mark.parametrize("engine", ["gdb", "plugin"])
 @smps
-def test_all_controls_hold(osv: Run, smp: int) -> None:
-    result = osv("verify", RECIPE, "--smp", str(smp), "--json")
+def test_all_controls_hold(osv: Run, plugin_qemu: Path, smp: int, engine: str) -> None:
+    options = ["--engine", engine] + (["--qemu", str(plugin_qemu)] if engine == "plugin" else [])
+    result = osv("verify", RECIPE, "--smp", str(smp), "--json", *options)
     report = json.loads(result.out)
     verdicts = {one["variant"]: (one["verdict"], one["reason"]) for one in report["controls"]}
     assert {name: verdict for name, (verdict, _) in verdicts.items()} == {
@@ -99,6 +101,23 @@ def test_all_controls_hold(osv: Run, smp: int) -> None:
     for control in report["controls"]:
         record = json.loads((Path(control["record"]) / "run.json").read_bytes())
         jsonschema.validate(record, json_schema())
+        assert record["engine"] == engine
+
+
+def test_both_engines_find_the_same(switched: Run, plugin_qemu: Path) -> None:
+    """Also who wrote over whose registers, which is told by who was inside at the same time."""
+    kinds = []
+    for engine in ("gdb", "plugin"):
+        options = ("--smp", "2", "--engine", engine, "--qemu", str(plugin_qemu))
+        result = switched("--clobber=xmm0", "--overflow", options=options)
+        kinds.append(
+            {
+                "titles": {one["title"] for one in result.record["findings"]},
+                "signatures": {one["signature"] for one in result.record["findings"]},
+                "measures": measures(result),
+            }
+        )
+    assert kinds[0] == kinds[1]
 
 
 @smps
@@ -240,15 +259,39 @@ def test_the_instruction_that_clobbers_is_named(switched: Run) -> None:
     assert len(findings(result, "fpu-preserved")) == 8
 
 
-def test_a_register_that_nothing_clobbers_is_said_to_be_so(switched: Run) -> None:
-    result = switched("--clobber=xmm0", options=("--pinpoint", "xmm7"))
+def test_both_engines_name_the_same_instruction(switched: Run, plugin_qemu: Path) -> None:
+    """The plugin does not step: interrupts come meanwhile, and the other vCPU runs on."""
+    found = []
+    # gdb does not follow a thread from one vCPU to another.
+    for engine, smp in (("gdb", 1), ("plugin", 1), ("plugin", 2)):
+        options = ("--pinpoint", "xmm0", "--engine", engine, "--qemu", str(plugin_qemu))
+        record = switched("--clobber=xmm0", options=(*options, "--smp", str(smp))).record
+        assert record["engine"] == engine
+        places = [(one["function"], one["offset"]) for one in record["pinpoint"]["backtrace"]]
+        found.append((record["pinpoint"]["instruction"], places))
+    assert found[0] == found[1] == found[2]
+    assert "interrupts and other vCPUs ran on" in record["pinpoint"]["note"]
+
+
+@pytest.fixture(params=["gdb", "plugin"])
+def looking(request: pytest.FixtureRequest, plugin_qemu: Path) -> tuple[str, ...]:
+    """The options of either engine."""
+    return ("--engine", request.param, "--qemu", str(plugin_qemu))
+
+
+def test_a_register_that_nothing_clobbers_is_said_to_be_so(
+    switched: Run, looking: tuple[str, ...]
+) -> None:
+    result = switched("--clobber=xmm0", options=(*looking, "--pinpoint", "xmm7"))
     found = result.record["pinpoint"]
     assert (found["instruction"], found["backtrace"]) == (None, [])
     assert "no instruction of the span changed it" in found["note"]
 
 
-def test_a_register_that_is_put_back_is_said_to_be_so(switched: Run) -> None:
-    result = switched("--fixed", options=("--pinpoint", "xmm0"))
+def test_a_register_that_is_put_back_is_said_to_be_so(
+    switched: Run, looking: tuple[str, ...]
+) -> None:
+    result = switched("--fixed", options=(*looking, "--pinpoint", "xmm0"))
     assert result.record["verdict"] == "clean", result.reason
     found = result.record["pinpoint"]
     assert found["before"] == found["at_exit"] != found["after"]

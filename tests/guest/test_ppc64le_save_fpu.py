@@ -24,11 +24,11 @@ LIMIT = 400
 
 
 @cache
-def verified(base: Path, image: str, smp: int) -> tuple[int, dict[str, Any]]:
+def verified(base: Path, image: str, smp: int, engine: str) -> tuple[int, dict[str, Any]]:
     """The status of ``verify`` and the run records of its variants."""
-    out = base / f"{image}-{smp}"
+    out = base / f"{image}-{smp}-{engine}"
     command = [sys.executable, "-m", "osvtriage", "verify", RECIPE, "--image", image]
-    command += ["--smp", str(smp), "--json", "--out", str(out)]
+    command += ["--smp", str(smp), "--engine", engine, "--json", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT * 4, check=False)
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
@@ -40,16 +40,24 @@ def verified(base: Path, image: str, smp: int) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, plugin_qemu: Path) -> Path:
     return tmp_path_factory.mktemp("verify")
 
 
-guests = pytest.mark.parametrize(("image", "smp"), [(i, n) for i in IMAGES for n in (1, 2)])
+# Each image with both engines, and both engines with one and two vCPUs.
+guests = pytest.mark.parametrize(
+    ("image", "smp", "engine"),
+    [
+        (image, smp, ("gdb", "plugin")[(place + smp) % 2])
+        for place, image in enumerate(IMAGES)
+        for smp in (1, 2)
+    ],
+)
 
 
 @guests
-def test_all_controls_hold(base: Path, image: str, smp: int) -> None:
-    status, records = verified(base, image, smp)
+def test_all_controls_hold(base: Path, image: str, smp: int, engine: str) -> None:
+    status, records = verified(base, image, smp, engine)
     verdicts = {name: record["verdict"] for name, record in records.items()}
     reasons = {name: record["reason"] for name, record in records.items()}
     assert verdicts == {
@@ -62,15 +70,19 @@ def test_all_controls_hold(base: Path, image: str, smp: int) -> None:
 
 
 @guests
-def test_the_record_is_of_the_documented_schema(base: Path, image: str, smp: int) -> None:
-    _, records = verified(base, image, smp)
+def test_the_record_is_of_the_documented_schema(
+    base: Path, image: str, smp: int, engine: str
+) -> None:
+    _, records = verified(base, image, smp, engine)
     for record in records.values():
         jsonschema.validate(record, json_schema())
 
 
 @guests
-def test_f0_becomes_the_fpscr_under_flush_all_to_thread(base: Path, image: str, smp: int) -> None:
-    _, records = verified(base, image, smp)
+def test_f0_becomes_the_fpscr_under_flush_all_to_thread(
+    base: Path, image: str, smp: int, engine: str
+) -> None:
+    _, records = verified(base, image, smp, engine)
     record = records["fp-fix-reverted"]
     clobbers = [one for one in record["findings"] if one["check"] == "fp-clobber"]
     assert clobbers
@@ -103,7 +115,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_deep(deep: Path, variant: str) -> dict[str, Any]:
     out = deep.parent / variant
     command = [sys.executable, "-m", "osvtriage", "run", str(deep), "--variant", variant]
-    command += ["--out", str(out), "--expect"]
+    command += ["--engine", "gdb", "--out", str(out), "--expect"]
     command += ["clean" if variant == "zero-fpscr" else "reproduced"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -141,8 +153,8 @@ def test_a_deep_look_at_a_stock_guest_full_of_zeros(deep: Path) -> None:
 
 
 @guests
-def test_v0_becomes_the_vscr(base: Path, image: str, smp: int) -> None:
-    _, records = verified(base, image, smp)
+def test_v0_becomes_the_vscr(base: Path, image: str, smp: int, engine: str) -> None:
+    _, records = verified(base, image, smp, engine)
     findings = records["altivec-fix-reverted"]["findings"]
     assert findings
     for finding in findings:
@@ -151,8 +163,8 @@ def test_v0_becomes_the_vscr(base: Path, image: str, smp: int) -> None:
 
 
 @guests
-def test_user_space_agrees(base: Path, image: str, smp: int) -> None:
-    _, records = verified(base, image, smp)
+def test_user_space_agrees(base: Path, image: str, smp: int, engine: str) -> None:
+    _, records = verified(base, image, smp, engine)
     assert {record["agreement"] for record in records.values()} == {"agree"}
     for name in ("fp-fix-reverted", "altivec-fix-reverted"):
         roads = records[name]["payload"]["roads"]
@@ -162,9 +174,9 @@ def test_user_space_agrees(base: Path, image: str, smp: int) -> None:
 
 @guests
 def test_the_record_shows_the_instructions_before_and_after(
-    base: Path, image: str, smp: int
+    base: Path, image: str, smp: int, engine: str
 ) -> None:
-    _, records = verified(base, image, smp)
+    _, records = verified(base, image, smp, engine)
     assert records["as-is"]["patches"] == []
     patches = records["fp-fix-reverted"]["patches"]
     assert {patch["symbol"] for patch in patches} == {"save_fpu", "store_fp_state"}
@@ -181,7 +193,18 @@ def test_the_record_shows_the_instructions_before_and_after(
 
 
 @guests
-def test_every_probe_that_is_required_was_hit(base: Path, image: str, smp: int) -> None:
-    _, records = verified(base, image, smp)
+def test_the_engine_asked_for_watched(base: Path, image: str, smp: int, engine: str) -> None:
+    _, records = verified(base, image, smp, engine)
+    for record in records.values():
+        assert record["engine"] == engine
+        # What the plugin takes stops the guest once, to be armed; gdb stops it at every hit.
+        assert (record["stops"] < 4) == (engine == "plugin")
+
+
+@guests
+def test_every_probe_that_is_required_was_hit(
+    base: Path, image: str, smp: int, engine: str
+) -> None:
+    _, records = verified(base, image, smp, engine)
     for probe in records["as-is"]["probes"]:
         assert probe["hits"] >= probe["required"]

@@ -158,7 +158,7 @@ def test_a_pinpoint_shows_the_instruction_and_its_road(show: Any) -> None:
     assert lines[at + 1] == f"  before    {PATTERN[:16]} {PATTERN[16:]}"
     assert lines[at + 2] == f"  after     {'0' * 16} {'0' * 16}"
     assert lines[at + 3 : at + 5] == [f"  #0  {place}", "  #1  malloc+0x30"]
-    assert lines[at + 5] == "  1893 instructions stepped; QEMU masks interrupts while it steps"
+    assert lines[at + 5] == "  1893 instructions followed; QEMU masks interrupts while it steps"
 
 
 def test_a_pinpoint_that_was_put_back_says_so(show: Any) -> None:

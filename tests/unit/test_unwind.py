@@ -101,6 +101,18 @@ def test_an_interrupt_of_user_space_ends_the_walk(marker: bytes, header: int) ->
 
 @pytest.mark.parametrize("marker", MARKERS)
 @pytest.mark.parametrize("header", HEADERS)
+def test_what_an_earlier_interrupt_left_on_the_stack_is_no_frame_of_it(
+    marker: bytes, header: int
+) -> None:
+    memory = Memory()
+    chain(memory, STACK, 0x2000, 0x3000, 0x4000)
+    # The frame at + 128 has 128 bytes, which hold no pt_regs.
+    memory.write(STACK + 128 + header - 16, marker)
+    assert places(walk(memory)) == [0x1000, 0x2000, 0x3000, 0x4000]
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+@pytest.mark.parametrize("header", HEADERS)
 def test_an_interrupt_of_the_kernel_goes_on_behind_it(marker: bytes, header: int) -> None:
     memory = Memory()
     inner = chain(memory, STACK, 0x2000)

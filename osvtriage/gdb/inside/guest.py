@@ -8,6 +8,7 @@ from osvtriage.arch import Arch
 from osvtriage.model.event import Frame, GuestThread, ThreadKey
 from osvtriage.model.plan import Field, GdbPlan, UnwindPlan
 from osvtriage.systems import osv
+from osvtriage.systems.identity import identity
 from osvtriage.unwind import backchain, framepointer
 
 _BY_POINTERS = (
@@ -154,13 +155,7 @@ class Guest:
         known = {
             name: self.field(current, field) for name, field in self.plan.thread.fields.items()
         }
-        pid, start, comm = known.get("pid"), known.get("start_time"), known.get("comm")
-        key = ThreadKey(
-            None if current is None else f"{current:016x}",
-            None if pid is None else _signed32(pid),
-            None if start is None else int(start, 16),
-        )
-        return key, None if comm is None else _text(comm)
+        return identity(current, known)
 
     def backtrace(self, at_entry: bool) -> list[Frame]:
         """The frames from here outward; ``at_entry``: at a function's first instruction."""
@@ -197,13 +192,3 @@ class Guest:
 def _wrapped(address: int) -> int:
     """*address* as the processor has it: an offset can be an address of the upper half."""
     return address & 0xFFFF_FFFF_FFFF_FFFF
-
-
-def _signed32(text: str) -> int:
-    value = int(text, 16)
-    return value - (1 << 32) if value >> 31 else value
-
-
-def _text(little_endian: str) -> str:
-    raw = bytes.fromhex(little_endian)[::-1]
-    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
