@@ -38,6 +38,7 @@ _COMMANDS = {
         "interleave",
         "Fork at every instruction of a critical section.",
     ),
+    "gdb": ("osvtriage.cli.gdb", "gdb", "Run a recipe to a stop, and look around there in gdb."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from osvtriage.consoles.payload import PayloadLine
 from osvtriage.images.record import Image
+from osvtriage.model.session import StopAt
 from osvtriage.recipe.recipe import Recipe, Variant
 from osvtriage.trial.judge import ProbeCount
 
@@ -47,7 +48,8 @@ class Request:
 
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
-    register whose clobber is looked for by stepping. ``program`` takes the payload's place.
+    register whose clobber is looked for by stepping. ``program`` takes the payload's place. With
+    ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own ``gdbinit``.
     """
 
     recipe: Recipe
@@ -63,6 +65,8 @@ class Request:
     pinpoint: str | None = None
     steering: Steering = WHOLE
     program: OwnProgram | None = None
+    stop_at: StopAt | None = None
+    gdbinit: bool = True
 
 
 class Observer(Protocol):

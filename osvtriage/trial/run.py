@@ -31,6 +31,7 @@ from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.request import WHOLE, Observer, OwnProgram, Request, Steering
+from osvtriage.trial.session import Session, stop_at
 from osvtriage.trial.trial import Seen, Trial
 
 
@@ -51,6 +52,8 @@ class Options:
     pinpoint: str | None = None
     steering: Steering = WHOLE
     program: OwnProgram | None = None
+    stop_at: str | None = None
+    gdbinit: bool = True
 
 
 def run(
@@ -139,10 +142,12 @@ class _Work:
             pinpoint=self.options.pinpoint,
             steering=self.options.steering,
             program=self.options.program,
+            stop_at=stop_at(self.options.stop_at, self.recipe) if self.options.stop_at else None,
+            gdbinit=self.options.gdbinit,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun
-        kind = Interleaving if self.variant.interleave else Trial
+        kind = Interleaving if self.variant.interleave else Session if request.stop_at else Trial
         trial = kind(request, self.prepared, directory, observer, self.seen)
         try:
             interruptible.run(trial.run())
@@ -153,7 +158,8 @@ class _Work:
             self.results = [interleaved(self.seen.boundaries)]
             return
         observer.phase("check", f"{len(self.seen.events)} events")
-        self.results = checking.run(self.recipe, self.prepared.arch, self.seen.events)
+        events = self.seen.events[: self.seen.undisturbed]
+        self.results = checking.run(self.recipe, self.prepared.arch, events)
 
     def _write_evidence(self, directory: Path, trial: Trial) -> None:
         """What was seen until now, also where the trial failed."""

@@ -1,0 +1,24 @@
+"""Every ``ot`` command, made known to gdb."""
+
+from __future__ import annotations
+
+from osvtriage.gdb.inside.commands import fpu, frames, status, threads
+from osvtriage.gdb.inside.commands.base import Prefix
+
+_COMMANDS = (
+    status.Status,
+    status.Probes,
+    status.Finding,
+    fpu.Fpu,
+    frames.Backtrace,
+    frames.Registers,
+    threads.Threads,
+    threads.Tasks,
+)
+
+
+def define() -> None:
+    """Define them."""
+    Prefix()
+    for command in _COMMANDS:
+        command()

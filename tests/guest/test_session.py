@@ -1,0 +1,237 @@
+"""`osvtriage gdb` in a pseudo-terminal: it stops where it should, shows what the guest holds, and
+leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import osv_specimen
+import pytest
+from harness import Command, Places, until
+from terminal import Outside, Terminal
+
+from osvtriage.arch import X86_64
+from osvtriage.symbols.elf import ElfImage
+from osvtriage.systems.osv import THREAD_MAP
+
+Start = Callable[..., Command]
+Session = Callable[..., Terminal]
+
+SETUP = "setup_large_syscall_stack"
+
+
+@pytest.fixture(scope="session")
+def specimen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The specimen's kernel."""
+    return osv_specimen.build(tmp_path_factory.mktemp("specimen"))
+
+
+@pytest.fixture
+def osv(command: Start, places: Places, specimen: Path) -> Session:
+    """Start a session of osv-syscall-fpu on the specimen."""
+
+    def start(variant: str, *options: str, append: str = "--threads=8") -> Terminal:
+        added = ["images", "add", "specimen", "--system", "osv", "--kernel", specimen]
+        done = command(*added, "--append", append).wait()
+        assert done.status == 0, done.err
+        image = ["--image", "specimen"]
+        return Terminal(places, "osv-syscall-fpu", "--variant", variant, *image, *options)
+
+    return start
+
+
+@pytest.fixture
+def outside(places: Places) -> Iterator[Callable[[], Outside]]:
+    """A look into the guest past osvtriage."""
+    opened: list[Outside] = []
+
+    def look() -> Outside:
+        opened.append(Outside(places))
+        return opened[-1]
+
+    yield look
+    for one in opened:
+        one.close()
+
+
+def test_osv_is_stopped_at_the_finding_and_shows_what_it_holds(
+    osv: Session, outside: Callable[[], Outside], places: Places, specimen: Path
+) -> None:
+    session = osv("specimen-xmm0")
+    told = session.until_prompt()
+    assert f"Finding: xmm0 changed in {SETUP}" in told
+    qemu = outside()
+    assert not qemu.is_running()
+
+    pc = qemu.register("RIP")
+    status = session.run("ot status")
+    assert f"probe {SETUP}, exit" in status
+    name = re.search(r"vCPU 0 \*  (\S+), in", status)
+    assert name is not None
+    assert session.run("ot bt").startswith(f"#0  0x{pc} {name[1]}")
+
+    fpu = dict(re.findall(r"^(\w+) +([0-9a-f ]+)$", session.run("ot fpu"), re.M))
+    # The lower half, the second, is xmm0.
+    assert qemu.register("YMM00").split() == [*fpu["ymm0h"].split(), *fpu["xmm0"].split()]
+    finding = session.run("ot finding")
+    assert f"seen     {fpu['xmm0'].replace(' ', '')}" in finding
+    # The control: what the entry held is not what there is now.
+    wanted = re.search(r"xmm0 +expected ([0-9a-f]+)", finding)
+    assert wanted is not None
+    assert wanted[1] != fpu["xmm0"].replace(" ", "")
+
+    listed = session.run("ot threads")
+    probes = session.run("ot probes")
+    assert re.search(rf"^{SETUP} +[1-9] +yes", probes, re.M)
+    assert "syscall_entry+" in probes
+
+    threads = re.findall(r"^(\d+) +(.+?) +(\d+|-) +(\w+) +0x([0-9a-f]+)", listed, re.M)
+    with ElfImage(specimen, X86_64) as elf:
+        count = elf.symbol(THREAD_MAP).address + 24
+    assert len(threads) == int.from_bytes(qemu.memory(count, 8), "little") > 2
+
+    status, _ = session.quit()
+    assert status == 0
+    record = session.record()
+    assert record["verdict"] == "reproduced"
+    assert record["findings"][0]["title"] == f"xmm0 changed in {SETUP}"
+    places.assert_clean()
+
+
+@pytest.fixture
+def running(osv: Session, outside: Callable[[], Outside]) -> tuple[Terminal, Outside]:
+    """A session whose guest runs, and does not end by itself."""
+    session = osv("specimen-fixed", "--stop-at", "crash", append="--threads=2 --forever")
+    session.until("Running until crash")
+    qemu = outside()
+    until(qemu.is_running, "the guest runs")
+    return session, qemu
+
+
+def test_ctrl_c_stops_the_guest_and_not_osvtriage(
+    running: tuple[Terminal, Outside], places: Places
+) -> None:
+    session, qemu = running
+    session.ctrl_c()
+    assert "SIGINT" in session.until_prompt()
+    assert not qemu.is_running()
+    assert "stops at  crash" in session.run("ot status")
+    # And again, as often as one likes.
+    session.child.sendline("continue")
+    until(qemu.is_running, "the guest runs again")
+    session.ctrl_c()
+    assert "SIGINT" in session.until_prompt()
+    # At the prompt it is readline's, and gdb's: nothing ends.
+    session.ctrl_c()
+    session.until_prompt()
+    assert session.quit()[0] == 0
+    assert session.record()["verdict"] == "inconclusive"
+    assert "worked in the guest" in session.record()["reason"]
+    places.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("ends", "stopped"),
+    [
+        *(("qemu", True), ("qemu", False), ("gdb", False), ("osvtriage", True)),
+        *(("osvtriage", False), ("supervisor", True), ("terminal", True), ("terminal", False)),
+        ("asked", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "at-the-prompt" if value else "running",
+)
+def test_whoever_ends_takes_everything_along(
+    running: tuple[Terminal, Outside], places: Places, ends: str, stopped: bool
+) -> None:
+    session, _ = running
+    if stopped:
+        session.ctrl_c()
+        session.until_prompt()
+    match ends:
+        case "qemu":
+            os.kill(places.process("qemu"), signal.SIGKILL)
+            if not stopped:
+                session.until_prompt()
+            assert "ended" in session.run("ot status")
+            assert session.quit()[0] == 128
+        case "gdb":
+            os.kill(places.process("gdb"), signal.SIGKILL)
+            status, said = session.wait()
+            assert status == 128
+            assert "gdb was ended by signal 9" in said
+        case "osvtriage":
+            os.kill(session.child.pid, signal.SIGKILL)
+            session.wait()
+        case "supervisor":
+            os.kill(places.supervisor(), signal.SIGKILL)
+            session.wait()
+        case "terminal":
+            session.hang_up()
+        case "asked":
+            os.kill(session.child.pid, signal.SIGTERM)
+            session.wait()
+    places.assert_gone()
+    until(lambda: not places.sockets() or ends in ("osvtriage", "supervisor"), "no socket is left")
+
+
+def test_ctrl_c_before_gdb_has_the_terminal_ends_osvtriage(places: Places) -> None:
+    session = Terminal(places, "ppc64le-save-fpu")
+    session.until("boot: ")
+    until(lambda: "qemu" in "".join(places.processes().values()), "QEMU")
+    session.ctrl_c()
+    status, said = session.wait()
+    assert status == 130
+    assert "interrupted" in said
+    places.assert_clean()
+
+
+def test_ppc64le_is_stopped_at_the_finding_and_shows_what_it_holds(
+    places: Places, outside: Callable[[], Outside], trimmed: Path
+) -> None:
+    session = Terminal(places, trimmed, "--variant", "reverted")
+    told = session.until_prompt()
+    assert "Finding: vs0 now holds the FPSCR after watched" in told
+    qemu = outside()
+
+    backtrace = session.run("ot bt")
+    assert backtrace.startswith(f"#0  0x{qemu.register('NIP')} ")
+    assert "copy_process+" in backtrace
+    entered = re.search(r"^#(\d+) +0x([0-9a-f]+) == system call", backtrace, re.M)
+    assert entered is not None
+    # pt_regs, by its place: the marker is at the frame's beginning, the registers behind it.
+    registers = dict(re.findall(r"(\w+) +([0-9a-f]{16})", session.run("ot regs")))
+    assert registers["nip"] == entered[2]
+    assert int(registers["msr"], 16) & 1 << 14, "from user mode"
+
+    fpu = dict(re.findall(r"^(\w+) +([0-9a-f ]+)$", session.run("ot fpu"), re.M))
+    for number in (0, 4, 28):
+        # Four registers a line.
+        there = [fpu[f"vs{number + more}"].split()[0] for more in range(4)]
+        assert there == qemu.register(f"FPR{number:02d}").split()
+    fpscr = qemu.register("FPSCR")
+    assert int(fpu["vs0"].split()[0], 16) == int(fpscr, 16) == int(fpu["fpscr"], 16)
+
+    session.run("ot fpu save here")
+    assert session.run("ot fpu diff here") == "No register differs.\n"
+    session.run("set $f1 = 2.5")
+    changed = session.run("ot fpu diff here")
+    assert changed.startswith("vs1 ")
+    assert "4004000000000000" in changed
+    assert session.quit()[0] == 0
+    assert session.record()["verdict"] == "reproduced"
+    places.assert_clean()
+
+
+def test_a_clean_guest_ends_without_a_finding(places: Places, trimmed: Path) -> None:
+    session = Terminal(places, trimmed)
+    told = session.until_prompt()
+    assert "Finding" not in told
+    assert "powered off" in session.run("ot status")
+    assert session.run("ot finding") == "No finding so far.\n"
+    assert "has gone" in session.run("ot bt")
+    assert session.quit()[0] == 0
+    assert session.record()["verdict"] == "inconclusive"
+    places.assert_clean()
