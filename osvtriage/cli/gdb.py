@@ -46,6 +46,12 @@ def _complete_stop(
     help="finding, crash, boot, or a probe of the recipe; PROBE:entry or PROBE:exit is one side.",
 )
 @click.option("--nx", is_flag=True, help="Do not read your own gdbinit.")
+@click.option(
+    "--pane/--no-pane",
+    default=True,
+    show_default=True,
+    help="Inside tmux, show the guest's console in a pane of its own.",
+)
 @guest_options
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N"
@@ -62,7 +68,8 @@ def gdb(recipe: str, nx: bool, accelerator: Any, **chosen: Any) -> int:
     The guest boots and is armed as `osvtriage run` does it. gdb then has its symbols and the
     commands `ot`, about which `help ot` tells. Ctrl-C stops the guest; `continue` runs to the next
     such stop; `quit` ends both, and leaves a run record. What was found before the first prompt
-    counts in it, and nothing after.
+    counts in it, and nothing after. `osvtriage console`, in another window, shows the guest's
+    console and types into it.
 
     \b
     Exit status: 0 when the session was ended, 128 error, 129 usage, 130 interrupted.

@@ -39,6 +39,7 @@ _COMMANDS = {
         "Fork at every instruction of a critical section.",
     ),
     "gdb": ("osvtriage.cli.gdb", "gdb", "Run a recipe to a stop, and look around there in gdb."),
+    "console": ("osvtriage.cli.console", "console", "Show and type into a session's console."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),

@@ -49,7 +49,8 @@ class Request:
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. ``program`` takes the payload's place. With
-    ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own ``gdbinit``.
+    ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own ``gdbinit``,
+    and beside a ``pane`` of tmux with the guest's console.
     """
 
     recipe: Recipe
@@ -67,6 +68,7 @@ class Request:
     program: OwnProgram | None = None
     stop_at: StopAt | None = None
     gdbinit: bool = True
+    pane: bool = True
 
 
 class Observer(Protocol):

@@ -54,6 +54,7 @@ class Options:
     program: OwnProgram | None = None
     stop_at: str | None = None
     gdbinit: bool = True
+    pane: bool = True
 
 
 def run(
@@ -144,6 +145,7 @@ class _Work:
             program=self.options.program,
             stop_at=stop_at(self.options.stop_at, self.recipe) if self.options.stop_at else None,
             gdbinit=self.options.gdbinit,
+            pane=self.options.pane,
         )
         self.prepared = prepare(request, observer)
         self.seen.timings["image"] = time.monotonic() - begun

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shlex
 import signal
+import sys
+from asyncio.subprocess import DEVNULL
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,16 @@ from osvtriage.recipe.recipe import Recipe
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, identity
 from osvtriage.trial.judge import Ending
+from osvtriage.trial.running import SOCKETS, Running, announce
 from osvtriage.trial.trial import Seen, Trial
 from osvtriage.trial.watch import Over, Watch
 
 _DISTURBED = Ending(False, "somebody worked in the guest through gdb")
 # More is read by QEMU, into a file: gdb reads 2 KiB at a time.
 _MUCH = 4096
+_PANE_LINES = "12"
+# It answers in milliseconds; a pane is not worth more.
+_TMUX_LIMIT = 20.0
 
 
 def stop_at(text: str, recipe: Recipe) -> StopAt:
@@ -107,6 +115,7 @@ class Session(Trial):
     async def _hold(self) -> None:
         """Start gdb, and wait until the user has left it."""
         self.observer.phase("gdb", f"stops at: {self._stop_at.name}")
+        await self._open_console()
         plan = self.directory / "session.json"
         plan.write_text(self._plan().to_json(), encoding="utf-8")
         package = str(Path(__file__).parents[2])
@@ -127,6 +136,27 @@ class Session(Trial):
         with suppress(Over):
             # That the guest has ended by itself is no failure; that QEMU was killed is one.
             await self._watch.until(asyncio.sleep(0), "the end")
+
+    async def _open_console(self) -> None:
+        """Let others type into the guest's console, and show it in a pane where there is tmux."""
+        session = Running(self.directory, self._processes.directory)
+        server = await asyncio.start_unix_server(self._type, str(session.keyboard))
+        self._stack.callback(server.close)
+        announce(session)
+        self._stack.callback((self.directory / SOCKETS).unlink)
+        if self.request.pane and os.environ.get("TMUX"):
+            follow = shlex.join([sys.executable, "-m", "osvtriage", "console", str(self.directory)])
+            tmux = ["tmux", "split-window", "-d", "-l", _PANE_LINES, follow]
+            with suppress(OSError):
+                process = await asyncio.create_subprocess_exec(
+                    *tmux, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+                )
+                await self._watch.until(process.wait(), "tmux", _TMUX_LIMIT)
+
+    async def _type(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._stack.callback(writer.close)
+        while keys := await reader.read(1024):
+            self._console.type(keys)
 
     async def _until_left(self) -> None:
         """Wait until gdb has ended, or somebody asks for the end."""

@@ -18,13 +18,13 @@ PROMPT = r"\(gdb\) $"
 class Terminal:
     """A session in a pseudo-terminal. Its terminal's modes are compared at its end."""
 
-    def __init__(self, places: Places, *arguments: str | Path) -> None:
+    def __init__(self, places: Places, *arguments: str | Path, command: str = "gdb") -> None:
         self.places = places
         self._before = set(places.runs.glob("*"))
         environment = {**places.environment, "TERM": "dumb", "HOME": str(places.runs.parent)}
         self.child = pexpect.spawn(
             OSVTRIAGE[0],
-            ["gdb", *map(str, arguments)],
+            [command, *map(str, arguments)],
             env=environment,
             timeout=LIMIT,
             dimensions=(50, 200),

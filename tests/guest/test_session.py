@@ -235,3 +235,22 @@ def test_a_clean_guest_ends_without_a_finding(places: Places, trimmed: Path) -> 
     assert session.quit()[0] == 0
     assert session.record()["verdict"] == "inconclusive"
     places.assert_clean()
+
+
+def test_the_console_is_shown_and_typed_into(places: Places, trimmed: Path) -> None:
+    session = Terminal(places, trimmed, "--stop-at", "boot")
+    told = session.until_prompt()
+    assert "has booted" in told
+    console = Terminal(places, command="console")
+    console.until("osvtriage: ready")
+    # The guest's terminal echoes what is typed into it, once it runs.
+    console.child.send("typed-by-a-person")
+    session.child.sendline("continue")
+    console.until("typed-by-a-person")
+    # The end of the guest's workload, and so of what it prints.
+    console.until("osvtriage: end ")
+    session.until_prompt()
+    console.child.send("\x1d")
+    assert console.wait()[0] == 0
+    assert session.quit()[0] == 0
+    places.assert_clean()
