@@ -57,6 +57,7 @@ class SessionPlan:
     """
 
     title: str
+    system: str
     link: str
     stub: str
     symbols: str

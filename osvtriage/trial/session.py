@@ -24,6 +24,7 @@ from osvtriage.model.event import Frame
 from osvtriage.model.finding import Finding
 from osvtriage.model.session import STOP_KINDS, Memory, SessionPlan, StopAt
 from osvtriage.recipe.recipe import Recipe
+from osvtriage.symbols import linux
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, identity
 from osvtriage.trial.judge import Ending
@@ -34,6 +35,7 @@ from osvtriage.trial.watch import Over, Watch
 _DISTURBED = Ending(False, "somebody worked in the guest through gdb")
 # More is read by QEMU, into a file: gdb reads 2 KiB at a time.
 _MUCH = 4096
+_SCRATCH_BYTES = 1 << 20
 _PANE_LINES = "12"
 # It answers in milliseconds; a pane is not worth more.
 _TMUX_LIMIT = 20.0
@@ -88,6 +90,7 @@ class Session(Trial):
                         "name": self._name,
                         "is entry": self._is_entry,
                         "status": self._status,
+                        "tasks": self._tasks,
                         "hand over": self._hand_over,
                         "failed": self._failed,
                     },
@@ -108,6 +111,12 @@ class Session(Trial):
         return self.seen
 
     async def _start_processes(self, qemu: Child) -> None:
+        # Snapshots need a disk that can hold them. No device has this one: the guest is a trial's.
+        scratch = self._processes.directory / "scratch.img"
+        with scratch.open("wb") as file:
+            file.truncate(_SCRATCH_BYTES)
+        drive = f"file={scratch},if=none,id=snapshots,format=raw,snapshot=on"
+        qemu.argv = [*qemu.argv, "-drive", drive]
         self._qemu = qemu
         await self._processes.start(qemu)
         self._watch = Watch(qemu, self._user_gdb, self._monitor, self._console, self.directory)
@@ -205,6 +214,7 @@ class Session(Trial):
         return SessionPlan(
             title=f"{request.recipe.name} · {request.variant.name} · {image.name} "
             f"({system.title} {image.kernel_version})",
+            system=image.system,
             link=str(self._link),
             stub=str(Sockets(self._processes.directory).gdb),
             symbols=str(self.prepared.symbols),
@@ -283,6 +293,14 @@ class Session(Trial):
         except OsvtriageError as error:
             ending = str(error)
         return {"ending": ending, "directory": str(self.directory)}
+
+    async def _tasks(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Where Linux's list of tasks begins, and where in a task the saved stack pointer is."""
+        ksp = None
+        if self.prepared.arch.link_register is not None:
+            # thread_struct begins with ksp: arch/powerpc/include/asm/processor.h.
+            ksp = linux.offsets(self._elf)["thread"]
+        return {"init_task": self._elf.symbol("init_task").address, "ksp": ksp}
 
     async def _hand_over(self, _: dict[str, Any]) -> None:
         """What is seen from now on, the user may have had a hand in."""

@@ -100,6 +100,7 @@ class Outside:
         while True:
             answer = json.loads(self._lines.readline())
             if "event" not in answer:
+                assert "return" in answer, answer
                 return answer["return"]
 
     def is_running(self) -> bool:
@@ -118,7 +119,9 @@ class Outside:
 
     def memory(self, address: int, size: int) -> bytes:
         """The guest's bytes at a virtual address of the first vCPU."""
-        self.ask("memsave", val=address, size=size, filename=str(self._scratch))
+        # QMP's integers are signed.
+        signed = address - (1 << 64) if address >> 63 else address
+        self.ask("memsave", val=signed, size=size, filename=str(self._scratch))
         raw = self._scratch.read_bytes()
         self._scratch.unlink()
         return raw

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import osv_specimen
@@ -15,7 +16,10 @@ from harness import Command, Places, until
 from terminal import Outside, Terminal
 
 from osvtriage.arch import X86_64
+from osvtriage.images.places import cache_directory
+from osvtriage.images.store import ImageStore
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.linux import offsets
 from osvtriage.systems.osv import THREAD_MAP
 
 Start = Callable[..., Command]
@@ -252,5 +256,66 @@ def test_the_console_is_shown_and_typed_into(places: Places, trimmed: Path) -> N
     session.until_prompt()
     console.child.send("\x1d")
     assert console.wait()[0] == 0
+    assert session.quit()[0] == 0
+    places.assert_clean()
+
+
+def test_a_probe_in_a_process_stops_linux_on_x86_64(
+    places: Places, outside: Callable[[], Outside]
+) -> None:
+    image = ImageStore().ensure("debian-bookworm-x86_64")
+    # The tests' cache has another image only: the user's own, which is not written to.
+    places = replace(places, cache=cache_directory())
+    session = Terminal(places, "glibc-reclaim-stacks", "--stop-at", "reclaim:entry")
+    told = session.until_prompt()
+    assert "Stopped: probe reclaim, entry, of payload" in told
+    qemu = outside()
+    assert f"0x{qemu.register('RIP')}, in payload" in session.run("ot status")
+    assert "cannot be followed" in session.run("ot bt")
+
+    listed = re.findall(
+        r"^(\d+) +(.+?) +(\d+|-) +(?:not )?running +0x(\w+)", session.run("ot tasks"), re.M
+    )
+    numbers = [int(number) for number, *_ in listed]
+    # init, kthreadd, and the payload with its threads: they share its name.
+    assert {1, 2} <= set(numbers)
+    assert [name for _, name, *_ in listed].count("payload") > 1
+    assert [cpu for *_, cpu, _ in listed].count("0") == 1
+    assert image.symbols is not None
+    with ElfImage(image.symbols, X86_64) as elf:
+        at = offsets(elf)
+    for number, name, _, address in listed:
+        there = qemu.memory(int(address, 16) + at["comm"], 16)
+        assert there.split(b"\0")[0].decode() == name
+        there = qemu.memory(int(address, 16) + at["pid"], 4)
+        assert int.from_bytes(there, "little") == int(number)
+    assert session.quit()[0] == 0
+    places.assert_clean()
+
+
+def test_a_snapshot_brings_the_guest_back_and_the_clobber_is_found_from_there(
+    osv: Session, outside: Callable[[], Outside], places: Places
+) -> None:
+    session = osv("specimen-xmm0", "--stop-at", f"{SETUP}:entry")
+    assert f"Stopped: probe {SETUP}, entry" in session.until_prompt()
+    qemu = outside()
+    pc, xmm0 = qemu.register("RIP"), qemu.register("YMM00")
+    assert "kept as here" in session.run("ot snapshot save here")
+    probes = session.run("ot probes")
+
+    found = session.run("ot find-clobber xmm0")
+    assert xmm0.split()[2:] == [re.findall(r"was (\w{16})(\w{16})", found)[0][at] for at in (0, 1)]
+    assert qemu.register("YMM00") != xmm0
+    assert re.search(r"=>|0x[0-9a-f]+ <\w+\+\d+>:\s+\w+", found)
+    # The specimen's allocator is where the clobber is, called by the setup.
+    assert SETUP in found
+
+    session.run("ot snapshot load here")
+    assert (qemu.register("RIP"), qemu.register("YMM00")) == (pc, xmm0)
+    assert session.run("ot probes") == probes
+    # The guest goes on from there, and its probe sees the passage's end.
+    assert "Stopped: probe" in session.run("continue")
+    assert "no snapshot nothing" in session.run("ot snapshot load nothing")
+    assert "cannot be read" in session.run("ot list 0xffff888812345678")
     assert session.quit()[0] == 0
     places.assert_clean()

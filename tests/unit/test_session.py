@@ -77,7 +77,7 @@ def test_a_finding_stops_only_where_there_is_one() -> None:
 
 def test_the_plan_comes_back_as_it_was_written() -> None:
     plan = SessionPlan(
-        *("a title", "/l", "/s", "/e", "/h"),
+        *("a title", "osv", "/l", "/s", "/e", "/h"),
         setup=("set endian little",),
         samples=(Memory(1, 2),),
         arm_address=None,

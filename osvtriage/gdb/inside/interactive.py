@@ -7,8 +7,10 @@ gdb is started with three steps on its command line: :func:`prepare`, the user's
 from __future__ import annotations
 
 import functools
+import os
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,7 +142,8 @@ def begin() -> None:
 def _attach(plan: SessionPlan, link: Link) -> None:
     global _session
     try:
-        gdb.execute(f"target remote {plan.stub}", to_string=True)
+        with silence():
+            gdb.execute(f"target remote {plan.stub}", to_string=True)
         if plan.arm_address is not None:
             _run_to(plan.arm_address)
         elif plan.sleep_address is not None and read(plan.samples[0].address, 1) is None:
@@ -175,12 +178,28 @@ def _run_to(address: int) -> None:
     breakpoint_ = gdb.Breakpoint(f"*{address:#x}", internal=True)
     breakpoint_.silent = True
     try:
-        gdb.execute("continue", to_string=True)
+        with silence():
+            gdb.execute("continue", to_string=True)
         reached = int(gdb.parse_and_eval("(unsigned long)$pc")) == address
     finally:
         breakpoint_.delete()
     if not reached:
         raise Refused(f"the guest was stopped on its way to {address:#x}")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep gdb from telling each stop: on a terminal it does, whoever asks for its output."""
+    gdb.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        gdb.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _tell_stop(stopped: Any) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from osvtriage.gdb.inside.commands import fpu, frames, status, threads
+from osvtriage.gdb.inside.commands import (
+    clobber,
+    fpu,
+    frames,
+    lists,
+    snapshots,
+    status,
+    threads,
+)
 from osvtriage.gdb.inside.commands.base import Prefix
 
 _COMMANDS = (
@@ -14,6 +22,9 @@ _COMMANDS = (
     frames.Registers,
     threads.Threads,
     threads.Tasks,
+    lists.List,
+    clobber.FindClobber,
+    snapshots.Snapshot,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import gdb
 
 from osvtriage.gdb.inside.commands.base import Command
+from osvtriage.gdb.inside.guest import Guest
 from osvtriage.gdb.inside.interactive import guest, session
 from osvtriage.model.event import Frame
 
@@ -52,9 +53,17 @@ class Registers(Command):
         return [str(number) for number in numbers]
 
 
-def backtrace() -> list[Frame]:
-    """The frames of the selected vCPU, innermost first, without names."""
-    here = guest()
+def backtrace(here: Guest | None = None) -> list[Frame]:
+    """The frames of the selected vCPU, innermost first, without names.
+
+    Raises:
+        gdb.GdbError: nothing tells how this kernel's frames hang together.
+    """
+    here = here or guest()
+    if here.plan.unwind is None and here.arch.link_register is None:
+        raise gdb.GdbError(
+            f"{here.arch.name} code without frame pointers cannot be followed; try gdb's own `bt`"
+        )
     pc = here.integer(here.arch.pc)
     frames = here.backtrace(session().link.ask("is entry", address=pc))
     if not frames or int(frames[0].address, 16) != pc:
