@@ -26,7 +26,7 @@ from osvtriage.model.session import STOP_KINDS, Memory, SessionPlan, StopAt
 from osvtriage.recipe.recipe import Recipe
 from osvtriage.symbols import linux
 from osvtriage.systems import SYSTEMS
-from osvtriage.trial import checking, identity
+from osvtriage.trial import checking, draft, identity
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.running import SOCKETS, Running, announce
 from osvtriage.trial.trial import Seen, Trial
@@ -91,6 +91,7 @@ class Session(Trial):
                         "is entry": self._is_entry,
                         "status": self._status,
                         "tasks": self._tasks,
+                        "draft": self._draft,
                         "hand over": self._hand_over,
                         "failed": self._failed,
                     },
@@ -301,6 +302,17 @@ class Session(Trial):
             # thread_struct begins with ksp: arch/powerpc/include/asm/processor.h.
             ksp = linux.offsets(self._elf)["thread"]
         return {"init_task": self._elf.symbol("init_task").address, "ksp": ksp}
+
+    async def _draft(self, question: dict[str, Any]) -> dict[str, Any]:
+        """A draft recipe with probes at these places; which of them a recipe cannot say."""
+        found = {at: draft.place(self._elf, at, spec) for at, spec in question["places"]}
+        places = [place for place in dict.fromkeys(found.values()) if place is not None]
+        unknown = [Frame(f"{at:016x}") for at, place in found.items() if place is None]
+        return {
+            "text": draft.draft(self.request.recipe, places),
+            "probes": len(places),
+            "left_out": [frame.name for frame in self._named(unknown)],
+        }
 
     async def _hand_over(self, _: dict[str, Any]) -> None:
         """What is seen from now on, the user may have had a hand in."""

@@ -315,6 +315,15 @@ def test_a_snapshot_brings_the_guest_back_and_the_clobber_is_found_from_there(
     assert session.run("ot probes") == probes
     # The guest goes on from there, and its probe sees the passage's end.
     assert "Stopped: probe" in session.run("continue")
+
+    session.run(f"break *0x{pc}")
+    session.run("break *0x{pc}+1".replace("{pc}", pc))
+    draft = places.runs.parent / "draft.toml"
+    exported = session.run(f"ot export {draft}")
+    assert "1 probes" in exported
+    assert "left out: syscall_entry+" in exported
+    assert f'call = {{ to = "{SETUP}", inside = ["syscall_entry"] }}' in draft.read_text()
+
     assert "no snapshot nothing" in session.run("ot snapshot load nothing")
     assert "cannot be read" in session.run("ot list 0xffff888812345678")
     assert session.quit()[0] == 0

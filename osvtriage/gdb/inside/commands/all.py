@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from osvtriage.gdb.inside.commands import (
     clobber,
+    export,
     fpu,
     frames,
     lists,
@@ -25,6 +26,7 @@ _COMMANDS = (
     lists.List,
     clobber.FindClobber,
     snapshots.Snapshot,
+    export.Export,
 )
 
 
