@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from osvtriage.cli.options import complete_variant, guest_options, recipe_argument
+from osvtriage.cli.options import complete_recipe, complete_variant, guest_options
+from osvtriage.cli.run import run_options
+
+if TYPE_CHECKING:
+    from osvtriage.trial.run import Options
 
 
 def _complete_stop(
@@ -28,7 +34,7 @@ def _complete_stop(
 
 
 @click.command()
-@recipe_argument
+@click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=complete_recipe)
 @click.option(
     "--variant",
     default="as-is",
@@ -44,6 +50,12 @@ def _complete_stop(
     metavar="WHERE",
     shell_complete=_complete_stop,
     help="finding, crash, boot, or a probe of the recipe; PROBE:entry or PROBE:exit is one side.",
+)
+@click.option(
+    "--record",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="In RECIPE's place: the run that DIR is the record of, with the very same files.",
 )
 @click.option("--nx", is_flag=True, help="Do not read your own gdbinit.")
 @click.option(
@@ -62,7 +74,15 @@ def _complete_stop(
     metavar="DIR",
     help="Where the run record goes; a new directory in the user's state directory by default.",
 )
-def gdb(recipe: str, nx: bool, accelerator: Any, **chosen: Any) -> int:
+def gdb(
+    recipe: str | None,
+    record: Path | None,
+    stop_at: str,
+    nx: bool,
+    pane: bool,
+    out: Path | None,
+    **chosen: Any,
+) -> int:
     """Run RECIPE until it comes to a stop, and go on from there in gdb, at this terminal.
 
     The guest boots and is armed as `osvtriage run` does it. gdb then has its symbols and the
@@ -79,17 +99,47 @@ def gdb(recipe: str, nx: bool, accelerator: Any, **chosen: Any) -> int:
       osvtriage gdb ppc64le-save-fpu --variant fp-fix-reverted
       osvtriage gdb osv-syscall-fpu --image my-osv --stop-at setup_large_syscall_stack:exit
       osvtriage gdb glibc-reclaim-stacks --stop-at boot --nx
+      osvtriage gdb --record ~/.local/state/osvtriage/runs/20260102-030405-my-bug-as-is-123
     """
+    from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
     from osvtriage.report import terminal
     from osvtriage.report.live import PlainObserver
     from osvtriage.trial import library
-    from osvtriage.trial.run import Options
     from osvtriage.trial.run import run as run_recipe
 
-    loaded = library.load(recipe)
+    if (recipe is None) == (record is None):
+        raise UsageError("a session is of a RECIPE or of a --record, one of the two")
+    if record is None:
+        assert recipe is not None
+        options = run_options(**chosen)
+    else:
+        recipe, options = _again(record)
+    options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, out=out)
     # The terminal becomes gdb's: nothing is drawn there.
-    options = Options(accelerator=accelerator, gdbinit=not nx, **chosen)
-    record, directory = run_recipe(loaded, recipe, options, PlainObserver())
-    terminal.print_record(record, directory)
-    return record.verdict.exit_code if record.verdict is Verdict.ERROR else 0
+    made, directory = run_recipe(library.load(recipe), recipe, options, PlainObserver())
+    terminal.print_record(made, directory)
+    return made.verdict.exit_code if made.verdict is Verdict.ERROR else 0
+
+
+def _again(directory: Path) -> tuple[str, Options]:
+    """The recipe and the options of the run that *directory* is the record of.
+
+    Raises:
+        UsageError: it is none, or that of another command.
+    """
+    from osvtriage.cli.run import run
+    from osvtriage.model.errors import UsageError
+    from osvtriage.trial.record import RunRecord
+
+    record = RunRecord.read(directory)
+    program, command, *words = shlex.split(record.command)
+    if (program, command) != ("osvtriage", "run"):
+        raise UsageError(
+            f"{directory} is the record of `osvtriage {command}`, which no session repeats"
+        )
+    chosen = run.make_context(command, words).params
+    recipe = chosen.pop("recipe")
+    for name in ("expect", "as_json"):
+        del chosen[name]
+    return recipe, replace(run_options(**chosen), same_as=record)

@@ -25,6 +25,7 @@ from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe, Variant
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, interruptible, library, record, reproducer
+from osvtriage.trial.again import require_same
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
@@ -55,6 +56,8 @@ class Options:
     stop_at: str | None = None
     gdbinit: bool = True
     pane: bool = True
+    # The record of a run that is to be repeated with the very same files.
+    same_as: RunRecord | None = None
 
 
 def run(
@@ -148,6 +151,8 @@ class _Work:
             pane=self.options.pane,
         )
         self.prepared = prepare(request, observer)
+        if self.options.same_as is not None:
+            require_same(self.options.same_as, self._image_record())
         self.seen.timings["image"] = time.monotonic() - begun
         kind = Interleaving if self.variant.interleave else Session if request.stop_at else Trial
         trial = kind(request, self.prepared, directory, observer, self.seen)

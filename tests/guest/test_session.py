@@ -328,3 +328,28 @@ def test_a_snapshot_brings_the_guest_back_and_the_clobber_is_found_from_there(
     assert "cannot be read" in session.run("ot list 0xffff888812345678")
     assert session.quit()[0] == 0
     places.assert_clean()
+
+
+def test_a_run_is_repeated_with_the_files_of_its_record(
+    osv: Session, command: Start, places: Places
+) -> None:
+    # Has the specimen added.
+    first = osv("specimen-xmm0", "--stop-at", "boot")
+    first.until_prompt()
+    first.quit()
+    run = ["run", "osv-syscall-fpu", "--variant", "specimen-xmm0", "--image", "specimen"]
+    done = command(*run).wait()
+    assert done.directory is not None
+    again = Terminal(places, "--record", done.directory)
+    assert f"Finding: xmm0 changed in {SETUP}" in again.until_prompt()
+    assert again.quit()[0] == 0
+    kernel = again.record()["image"]["kernel_sha256"]
+    assert kernel == done.record["image"]["kernel_sha256"]
+
+    # The negative control: a record that was made with another kernel.
+    other = (done.directory / "run.json").read_text().replace(kernel, "0" * 64)
+    (done.directory / "run.json").write_text(other)
+    status, said = Terminal(places, "--record", done.directory).wait()
+    assert status == 129
+    assert "other kernel" in said
+    places.assert_clean()
