@@ -64,6 +64,9 @@ def _complete_stop(
     show_default=True,
     help="Inside tmux, show the guest's console in a pane of its own.",
 )
+@click.option(
+    "--mi", is_flag=True, help="Talk gdb's machine interface (MI) on standard input and output."
+)
 @guest_options
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N"
@@ -80,6 +83,7 @@ def gdb(
     stop_at: str,
     nx: bool,
     pane: bool,
+    mi: bool,
     out: Path | None,
     **chosen: Any,
 ) -> int:
@@ -115,10 +119,12 @@ def gdb(
         options = run_options(**chosen)
     else:
         recipe, options = _again(record)
-    options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, out=out)
+    options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, mi=mi, out=out)
     # The terminal becomes gdb's: nothing is drawn there.
     made, directory = run_recipe(library.load(recipe), recipe, options, PlainObserver())
-    terminal.print_record(made, directory)
+    if not mi:
+        # Standard output is the editor's, and says nothing but MI.
+        terminal.print_record(made, directory)
     return made.verdict.exit_code if made.verdict is Verdict.ERROR else 0
 
 

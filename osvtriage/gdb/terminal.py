@@ -48,6 +48,8 @@ class TerminalGdb:
         self._server: asyncio.Server | None = None
         self._modes: list[Any] | None = None
         self._talks: set[asyncio.Task[None]] = set()
+        # Whether Ctrl-C was pressed: gdb forgets it while it starts.
+        self.interrupted = False
         self.child = Process()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -78,7 +80,7 @@ class TerminalGdb:
         with contextlib.suppress(termios.error, ValueError, OSError):
             self._modes = termios.tcgetattr(sys.stdin.fileno())
         for number in _FOR_GDB:
-            loop.add_signal_handler(number, lambda: None)
+            loop.add_signal_handler(number, self._pass_on, number)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 str(self._gdb), "-nx", "-quiet", *arguments
@@ -90,6 +92,13 @@ class TerminalGdb:
             ) from error
         waiting = loop.create_task(self._wait(self._process), name="gdb")
         self._talks.add(waiting)
+
+    def _pass_on(self, number: int) -> None:
+        """Leave to gdb what the terminal has sent it too; an editor knows of osvtriage only."""
+        self.interrupted = True
+        if self._modes is None and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
         status = await process.wait()

@@ -50,7 +50,7 @@ class Request:
     watched that does not end by itself; ``None`` leaves both to the recipe. ``pinpoint`` is the
     register whose clobber is looked for by stepping. ``program`` takes the payload's place. With
     ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own ``gdbinit``,
-    and beside a ``pane`` of tmux with the guest's console.
+    and beside a ``pane`` of tmux with the guest's console. With ``mi`` an editor has it.
     """
 
     recipe: Recipe
@@ -69,6 +69,7 @@ class Request:
     stop_at: StopAt | None = None
     gdbinit: bool = True
     pane: bool = True
+    mi: bool = False
 
 
 class Observer(Protocol):

@@ -56,6 +56,7 @@ class Options:
     stop_at: str | None = None
     gdbinit: bool = True
     pane: bool = True
+    mi: bool = False
     # The record of a run that is to be repeated with the very same files.
     same_as: RunRecord | None = None
 
@@ -149,6 +150,7 @@ class _Work:
             stop_at=stop_at(self.options.stop_at, self.recipe) if self.options.stop_at else None,
             gdbinit=self.options.gdbinit,
             pane=self.options.pane,
+            mi=self.options.mi,
         )
         self.prepared = prepare(request, observer)
         if self.options.same_as is not None:

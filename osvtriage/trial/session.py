@@ -19,7 +19,7 @@ from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes
 from osvtriage.guest.qemu import Sockets
 from osvtriage.images.places import state_directory
-from osvtriage.model.errors import GdbError, OsvtriageError, UsageError
+from osvtriage.model.errors import GdbError, Interrupted, OsvtriageError, UsageError
 from osvtriage.model.event import Frame
 from osvtriage.model.finding import Finding
 from osvtriage.model.session import STOP_KINDS, Memory, SessionPlan, StopAt
@@ -129,7 +129,8 @@ class Session(Trial):
         plan = self.directory / "session.json"
         plan.write_text(self._plan().to_json(), encoding="utf-8")
         package = str(Path(__file__).parents[2])
-        steps = [
+        steps = ["--interpreter=mi3"] if self.request.mi else []
+        steps += [
             *("-ex", f"python import sys; sys.path.insert(0, {package!r})"),
             *("-ex", "python from osvtriage.gdb.inside import interactive as _osvtriage"),
             *("-ex", f"python _osvtriage.prepare({str(plan)!r})"),
@@ -179,6 +180,9 @@ class Session(Trial):
         ends: list[asyncio.Future[Any]] = [leaving, gdb, lost]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            early = self.seen.undisturbed is None
+            if early and self._refused is None and gdb.done() and self._user_gdb.interrupted:
+                raise KeyboardInterrupt
             if gdb.done() and gdb.result() < 0 and not left.is_set():
                 name = signal.strsignal(-gdb.result())
                 raise GdbError(
@@ -241,6 +245,7 @@ class Session(Trial):
 
     async def _compare(self, question: dict[str, Any]) -> None:
         """Compare what gdb has read, and what is too much for it, with the kernel's file."""
+        self._require_no_ctrl_c()
         there = iter(question["memory"])
         try:
             for sample in self._samples():
@@ -254,8 +259,14 @@ class Session(Trial):
             self._refused = error
             raise
 
+    def _require_no_ctrl_c(self) -> None:
+        """Until the guest runs, Ctrl-C ends the session; a gdb that starts has not heard it."""
+        if self._user_gdb.interrupted:
+            raise Interrupted("Ctrl-C was pressed")
+
     async def _go(self, _: dict[str, Any]) -> None:
         """Type the word that the workload waits for; it is read when the guest runs."""
+        self._require_no_ctrl_c()
         if self.prepared.waits:
             self._console.send("go")
 

@@ -6,14 +6,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import osv_specimen
+import pexpect
 import pytest
-from harness import Command, Places, until
-from terminal import Outside, Terminal
+from harness import LIMIT, OSVTRIAGE, Command, Places, until
+from pygdbmi import gdbmiparser
+from terminal import PROMPT, Outside, Terminal
 
 from osvtriage.arch import X86_64
 from osvtriage.images.places import cache_directory
@@ -179,6 +183,23 @@ def test_whoever_ends_takes_everything_along(
             session.wait()
     places.assert_gone()
     until(lambda: not places.sockets() or ends in ("osvtriage", "supervisor"), "no socket is left")
+
+
+@pytest.mark.parametrize("phase", ["boot: ", "gdb: stops at", "Running until"])
+def test_ctrl_c_while_gdb_begins_ends_the_session_or_gives_the_prompt(
+    osv: Session, places: Places, phase: str
+) -> None:
+    session = osv("specimen-fixed", "--stop-at", "crash", append="--threads=2 --forever")
+    session.until(phase)
+    session.ctrl_c()
+    # Where it comes to is the machine's choice; that it is one of the two is not.
+    if session.child.expect([pexpect.EOF, PROMPT]) == 1:
+        assert "crash" in session.run("ot status")
+        session.child.sendline("quit")
+    status, said = session.wait()
+    assert status in (0, 130), said
+    assert "defect" not in said
+    places.assert_clean()
 
 
 def test_ctrl_c_before_gdb_has_the_terminal_ends_osvtriage(places: Places) -> None:
@@ -352,4 +373,48 @@ def test_a_run_is_repeated_with_the_files_of_its_record(
     status, said = Terminal(places, "--record", done.directory).wait()
     assert status == 129
     assert "other kernel" in said
+    places.assert_clean()
+
+
+def test_an_editor_has_the_session_over_mi(
+    osv: Session, places: Places, tmp_path: Path, outside: Callable[[], Outside]
+) -> None:
+    first = osv("specimen-xmm0", "--stop-at", "boot")
+    first.until_prompt()
+    first.quit()
+    recipe = ["osv-syscall-fpu", "--variant", "specimen-fixed", "--image", "specimen"]
+    with (tmp_path / "stderr").open("wb") as errors:
+        editor = subprocess.Popen(
+            [*OSVTRIAGE, "gdb", *recipe, "--mi", "--stop-at", f"{SETUP}:exit"],
+            env=places.environment,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    assert editor.stdin is not None
+    assert editor.stdout is not None
+    said: list[dict[str, Any]] = []
+
+    def ask(command: str) -> Any:
+        editor.stdin.write(f"7{command}\n".encode())
+        editor.stdin.flush()
+        for line in editor.stdout:
+            record = gdbmiparser.parse_response(line.decode().strip())
+            said.append(record)
+            if record["type"] == "result" and record["token"] == 7:
+                return record["payload"]
+        raise AssertionError(said)
+
+    address = ask("-stack-info-frame")["frame"]["addr"]
+    # All before it is MI as well: pygdbmi takes what is none for the program's output.
+    assert not [one for one in said if one["type"] == "output"]
+    assert any("Stopped: probe" in str(one["payload"]) for one in said)
+    assert int(address, 16) == int(outside().register("RIP"), 16)
+    shown = ask('-interpreter-exec console "ot probes"')
+    assert any(SETUP in str(one["payload"]) for one in said), shown
+    ask("-gdb-exit")
+    editor.stdin.close()
+    assert editor.wait(LIMIT) == 0, (tmp_path / "stderr").read_text()
+    editor.stdout.close()
     places.assert_clean()

@@ -131,12 +131,18 @@ def prepare(path: str) -> None:
 
 def begin() -> None:
     """Attach to the guest, arm the probes, and run to the first stop."""
-    assert _begin is not None
+    # Ctrl-C comes as an exception where Python runs, and ends what gdb itself is in the middle of.
     try:
+        if _begin is None:
+            raise KeyboardInterrupt
         _begin()
     except Refused:
         # osvtriage says why, once this gdb is gone.
         gdb.execute("quit 1")
+    except KeyboardInterrupt:
+        if _session is None:
+            gdb.execute("quit 1")
+        raise
 
 
 def _attach(plan: SessionPlan, link: Link) -> None:
@@ -184,12 +190,17 @@ def _run_to(address: int) -> None:
     finally:
         breakpoint_.delete()
     if not reached:
-        raise Refused(f"the guest was stopped on its way to {address:#x}")
+        # By Ctrl-C: nothing else stops it here.
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def silence() -> Iterator[None]:
     """Keep gdb from telling each stop: on a terminal it does, whoever asks for its output."""
+    if not os.isatty(1):
+        # What stands there may be MI.
+        yield
+        return
     gdb.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
