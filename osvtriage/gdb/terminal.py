@@ -41,9 +41,12 @@ class Process:
 class TerminalGdb:
     """One gdb. ``answers`` has by its name what each question of its Python is answered by."""
 
-    def __init__(self, gdb: Path, answers: dict[str, Answer]) -> None:
+    def __init__(
+        self, gdb: Path, answers: dict[str, Answer], on_ctrl_c: Callable[[], None] = lambda: None
+    ) -> None:
         self._gdb = gdb
         self._answers = answers
+        self._on_ctrl_c = on_ctrl_c
         self._process: asyncio.subprocess.Process | None = None
         self._server: asyncio.Server | None = None
         self._modes: list[Any] | None = None
@@ -95,7 +98,9 @@ class TerminalGdb:
 
     def _pass_on(self, number: int) -> None:
         """Leave to gdb what the terminal has sent it too; an editor knows of osvtriage only."""
-        self.interrupted = True
+        if number == signal.SIGINT:
+            self.interrupted = True
+            self._on_ctrl_c()
         if self._modes is None and self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)

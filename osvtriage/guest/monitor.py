@@ -87,6 +87,10 @@ class Monitor:
         """Let the guest run."""
         await self._execute("cont")
 
+    async def stop(self) -> None:
+        """Stop the guest; a gdb that has let it go sees that as an interrupt (SIGINT)."""
+        await self._execute("stop")
+
     async def save_memory(self, address: int, size: int, path: Path) -> None:
         """Write *size* bytes at the first vCPU's virtual *address* into the file *path*."""
         await self._execute("memsave", {"val": address, "size": size, "filename": str(path)})

@@ -35,6 +35,9 @@ from osvtriage.trial.watch import Over, Watch
 _DISTURBED = Ending(False, "somebody worked in the guest through gdb")
 # More is read by QEMU, into a file: gdb reads 2 KiB at a time.
 _MUCH = 4096
+# gdb stops a guest in 20 ms by itself. What it is in the middle of, such as a probe's stop, takes
+# as long again; a busy host takes a hundred times that.
+_STOP_PAUSE, _STOP_TRIES = 0.1, 100
 _SCRATCH_BYTES = 1 << 20
 _PANE_LINES = "12"
 # It answers in milliseconds; a pane is not worth more.
@@ -71,6 +74,9 @@ class Session(Trial):
         """
         self._refused: OsvtriageError | None = None
         self._findings: list[str] = []
+        # Whether the first prompt's way has begun, and whether gdb is at a prompt now.
+        self._guest_runs = self._at_prompt = False
+        self._stopping: asyncio.Task[None] | None = None
         self._checks = checking.build(self.request.recipe)
         async with AsyncExitStack() as stack:
             self._stack = stack
@@ -86,6 +92,7 @@ class Session(Trial):
                     {
                         "compare": self._compare,
                         "go": self._go,
+                        "prompt": self._prompt,
                         "event": self._judge_event,
                         "name": self._name,
                         "is entry": self._is_entry,
@@ -95,6 +102,7 @@ class Session(Trial):
                         "hand over": self._hand_over,
                         "failed": self._failed,
                     },
+                    self._on_ctrl_c,
                 )
             )
             try:
@@ -259,6 +267,30 @@ class Session(Trial):
             self._refused = error
             raise
 
+    async def _prompt(self, question: dict[str, Any]) -> None:
+        self._at_prompt = question["there"]
+
+    def _on_ctrl_c(self) -> None:
+        """See to it that the guest stops: gdb loses a Ctrl-C while a probe's Python runs.
+
+        What QEMU's monitor stops, gdb sees stopped by SIGINT, as if it had asked for that itself.
+        """
+        # An editor asks over MI, and has no prompt.
+        if self.request.mi:
+            return
+        if not self._stopping or self._stopping.done():
+            self._stopping = asyncio.create_task(self._stop_guest(), name="ctrl-c")
+            self._stack.callback(self._stopping.cancel)
+
+    async def _stop_guest(self) -> None:
+        for _ in range(_STOP_TRIES):
+            await asyncio.sleep(_STOP_PAUSE)
+            if self._at_prompt or self._user_gdb.child.ended.done():
+                return
+            if self._guest_runs:
+                with suppress(OsvtriageError):
+                    await self._monitor.stop()
+
     def _require_no_ctrl_c(self) -> None:
         """Until the guest runs, Ctrl-C ends the session; a gdb that starts has not heard it."""
         if self._user_gdb.interrupted:
@@ -269,6 +301,7 @@ class Session(Trial):
         self._require_no_ctrl_c()
         if self.prepared.waits:
             self._console.send("go")
+        self._guest_runs = True
 
     async def _judge_event(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         """The findings that are there with this event and were not before."""

@@ -54,6 +54,7 @@ class Session(probes.Session):
         # Of the stop that the guest stands at; of the newest event.
         self.stopped: Stop | None = None
         self.last: Event | None = None
+        self._told_prompt = False
 
     def hand_out(self, event: Event, record: dict[str, Any]) -> bool:
         """Tell osvtriage; whether the user wants the guest stopped here."""
@@ -67,6 +68,19 @@ class Session(probes.Session):
         reason = at + (f" ({pid})" if pid is not None else "")
         self.stopped = Stop(event, reason, found)
         return True
+
+    def at_prompt(self) -> None:
+        """Tell osvtriage that the user can type: until then it sees to it that Ctrl-C arrives."""
+        if not self._told_prompt:
+            self._told_prompt = True
+            self.link.ask("prompt", there=True)
+
+    def goes_on(self) -> None:
+        """The guest was let go, and there is no prompt any more."""
+        self.stopped = None
+        if self._told_prompt:
+            self._told_prompt = False
+            self.link.ask("prompt", there=False)
 
     def say(self, prefix: str, what: Any) -> None:
         """A probe failed: the guest stays stopped, and the user sees why."""
@@ -164,6 +178,7 @@ def _attach(plan: SessionPlan, link: Link) -> None:
     except (gdb.error, OSError, ValueError):
         link.ask("failed", trace=traceback.format_exc())
     _session = made
+    gdb.events.before_prompt.connect(made.at_prompt)
     gdb.events.stop.connect(_tell_stop)
     gdb.events.cont.connect(_forget_stop)
     gdb.write(f"osvtriage: {plan.title}\n")
@@ -227,7 +242,7 @@ def _tell_stop(stopped: Any) -> None:
 
 def _forget_stop(_: Any) -> None:
     if _session is not None:
-        _session.stopped = None
+        _session.goes_on()
 
 
 def guest() -> Guest:
