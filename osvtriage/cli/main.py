@@ -38,6 +38,8 @@ _COMMANDS = {
         "interleave",
         "Fork at every instruction of a critical section.",
     ),
+    "gdb": ("osvtriage.cli.gdb", "gdb", "Run a recipe to a stop, and look around there in gdb."),
+    "console": ("osvtriage.cli.console", "console", "Show and type into a session's console."),
     "stacks": ("osvtriage.cli.stacks", "stacks", "See how deep a guest's stacks are used."),
     "soak": ("osvtriage.cli.soak", "soak", "Run many trials: a rate with its interval."),
     "soaks": ("osvtriage.cli.soaks", "soaks", "List, show and export soaks."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from osvtriage.cli.options import (
     json_option,
     recipe_argument,
 )
+
+if TYPE_CHECKING:
+    from osvtriage.trial.run import Options
 
 
 @click.command()
@@ -88,12 +91,6 @@ def run(
     recipe: str,
     expect: str | None,
     as_json: bool,
-    accelerator: Any,
-    program: Path | None,
-    libraries: Path | None,
-    debug: Path | None,
-    arguments: str,
-    comm: str | None,
     **chosen: Any,
 ) -> int:
     """Run RECIPE once: boot the guest, watch it, and give a verdict.
@@ -114,24 +111,15 @@ def run(
       osvtriage run osv-syscall-fpu --image my-osv --pinpoint xmm0
       osvtriage run glibc-reclaim-stacks --program ./a.out --libs /lib/x86_64-linux-gnu
     """
-    from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
     from osvtriage.report import lists, live, overflow, terminal
     from osvtriage.trial import library
-    from osvtriage.trial.request import OwnProgram
-    from osvtriage.trial.run import Options
     from osvtriage.trial.run import run as run_recipe
 
     loaded = library.load(recipe)
-    own = None
-    if program is not None:
-        own = OwnProgram(program, libraries, debug, tuple(shlex.split(arguments)), comm)
-    elif libraries or debug or arguments or comm:
-        raise UsageError("--libs, --debug-dir, --args and --comm are of a --program")
+    options = run_options(**chosen)
     with live.observer(quiet=as_json) as observer:
-        record, directory = run_recipe(
-            loaded, recipe, Options(accelerator=accelerator, program=own, **chosen), observer
-        )
+        record, directory = run_recipe(loaded, recipe, options, observer)
     lists.write_picture(record, directory)
     overflow.write_picture(record, directory)
     if as_json:
@@ -141,3 +129,28 @@ def run(
     if expect is not None:
         return record.verdict.exit_code_expecting(Verdict(expect))
     return record.verdict.exit_code
+
+
+def run_options(
+    program: Path | None = None,
+    libraries: Path | None = None,
+    debug: Path | None = None,
+    arguments: str = "",
+    comm: str | None = None,
+    **chosen: Any,
+) -> Options:
+    """The options of a run, as the command line has them.
+
+    Raises:
+        UsageError: what goes with a --program is there without one.
+    """
+    from osvtriage.model.errors import UsageError
+    from osvtriage.trial.request import OwnProgram
+    from osvtriage.trial.run import Options
+
+    own = None
+    if program is not None:
+        own = OwnProgram(program, libraries, debug, tuple(shlex.split(arguments)), comm)
+    elif libraries or debug or arguments or comm:
+        raise UsageError("--libs, --debug-dir, --args and --comm are of a --program")
+    return Options(program=own, **chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
@@ -85,6 +86,12 @@ class Console:
         """Type *line* into the console."""
         assert self._spawn is not None
         self._spawn.sendline(line)
+
+    def type(self, keys: bytes) -> None:
+        """Type *keys*; those that a stopped guest has no room for are lost, as on a serial line."""
+        assert self._spawn is not None
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            self._spawn.send(keys)
 
     def close(self) -> None:
         """Close the connection."""

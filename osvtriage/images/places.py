@@ -37,15 +37,18 @@ def runs_directory() -> Path:
     """Where run records go unless told otherwise. ``OSVTRIAGE_RUNS`` moves it."""
     if override := os.environ.get(RUNS_VARIABLE):
         return Path(override).expanduser().absolute()
+    return state_directory() / "runs"
+
+
+def state_directory() -> Path:
+    """What osvtriage remembers from one command to the next; it need not exist yet."""
     from platformdirs import user_state_path
 
-    return user_state_path("osvtriage") / "runs"
+    return user_state_path("osvtriage")
 
 
 def soaks_directory() -> Path:
     """Where soaks go unless told otherwise. ``OSVTRIAGE_SOAKS`` moves it."""
     if override := os.environ.get(SOAKS_VARIABLE):
         return Path(override).expanduser().absolute()
-    from platformdirs import user_state_path
-
-    return user_state_path("osvtriage") / "soaks"
+    return state_directory() / "soaks"

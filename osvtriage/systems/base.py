@@ -13,7 +13,8 @@ class System:
     kernel is in memory then and nothing of interest has happened yet. ``None``: its userland is
     osvtriage's own, which says when it is ready and waits for a word; a thread that waits passes
     ``sleeps_in``, in kernel mode. A guest with a userland of its own is stopped at ``init_at``,
-    where its kernel is about to start that. ``stacks`` are those whose use can be measured.
+    where its kernel is about to start that. ``stacks`` are those whose use can be measured,
+    ``gives_up_in`` the functions that a kernel calls when it dies.
     """
 
     name: str
@@ -22,3 +23,4 @@ class System:
     sleeps_in: str | None = None
     init_at: str | None = None
     stacks: tuple[str, ...] = ()
+    gives_up_in: tuple[str, ...] = ()

@@ -12,8 +12,15 @@ from collections.abc import Mapping
 from osvtriage.model.plan import Field
 from osvtriage.systems.base import System
 
-# schedule(): kernel/sched/core.c. run_init_process(): init/main.c.
-LINUX = System(name="linux", title="Linux", sleeps_in="schedule", init_at="run_init_process")
+# schedule(): kernel/sched/core.c. run_init_process(): init/main.c. panic(): kernel/panic.c. die():
+# arch/*/kernel, for exceptions that the kernel does not expect of itself.
+LINUX = System(
+    name="linux",
+    title="Linux",
+    sleeps_in="schedule",
+    init_at="run_init_process",
+    gives_up_in=("panic", "die"),
+)
 
 # TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).
 COMM_BYTES = 16

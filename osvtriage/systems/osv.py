@@ -15,8 +15,15 @@ from osvtriage.systems.base import System
 SYSCALL_STACK = "syscall_stack"
 
 # premain() is the first C++ function after the switch to 64-bit mode, loader.cc: all of the kernel
-# is in place then, and none of its threads is.
-OSV = System(name="osv", title="OSv", arm_at="premain", stacks=(SYSCALL_STACK,))
+# is in place then, and none of its threads is. abort(const char*, ...), runtime.cc: what every
+# death of the kernel comes to.
+OSV = System(
+    name="osv",
+    title="OSv",
+    arm_at="premain",
+    stacks=(SYSCALL_STACK,),
+    gives_up_in=("_Z5abortPKcz",),
+)
 
 # Every thread has a thread control block, arch/x64/arch-tls.hh.
 THREAD_REGISTER = "fs_base"

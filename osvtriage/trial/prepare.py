@@ -118,8 +118,10 @@ def _engine(request: Request, arch: Arch) -> tuple[Path, Path | None, str | None
         why = "gdb was asked for"
     elif request.accelerator == "kvm":
         why = "under KVM no plugin sees anything"
-    elif request.variant.interleave:
-        why = "a variant that steers a fork needs gdb"
+    elif request.variant.interleave or request.recipe.sweep or request.recipe.context:
+        why = "a guest is steered by gdb"
+    elif request.stop_at is not None:
+        why = "a session is gdb's"
     elif request.pinpoint is not None and arch.words[request.pinpoint].stub is None:
         why = f"QEMU's plugins see no {request.pinpoint}"
     if why is not None:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from osvtriage.consoles.payload import PayloadLine
 from osvtriage.images.record import Image
+from osvtriage.model.session import StopAt
 from osvtriage.recipe.recipe import Recipe, Variant
 from osvtriage.trial.judge import ProbeCount
 
@@ -52,6 +53,9 @@ class Request:
     ``stacks``: the high-water marks of all tasks' stacks are taken.
     ``jitter`` is the number of seconds by which a guest that starts from a snapshot waits before
     its workload.
+    With ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own
+    ``gdbinit``, and beside a ``pane`` of tmux with the guest's console. With ``mi`` an editor has
+    it.
     """
 
     recipe: Recipe
@@ -70,6 +74,10 @@ class Request:
     program: OwnProgram | None = None
     stacks: bool = False
     jitter: float = 0.0
+    stop_at: StopAt | None = None
+    gdbinit: bool = True
+    pane: bool = True
+    mi: bool = False
 
 
 class Observer(Protocol):

@@ -37,11 +37,13 @@ from osvtriage.trial import (
     reproducer,
     stacks_record,
 )
+from osvtriage.trial.again import require_same
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.request import WHOLE, Observer, OwnProgram, Request, Steering
+from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
 from osvtriage.trial.trial import Seen, Trial
 
@@ -68,6 +70,12 @@ class Options:
     stacks: bool = False
     jitter: float = 0.0
     ready: Image | None = None
+    stop_at: str | None = None
+    gdbinit: bool = True
+    pane: bool = True
+    mi: bool = False
+    # The record of a run that is to be repeated with the very same files.
+    same_as: RunRecord | None = None
 
 
 def run(
@@ -167,10 +175,16 @@ class _Work:
             program=self.options.program,
             stacks=self.options.stacks,
             jitter=self.options.jitter,
+            stop_at=stop_at(self.options.stop_at, self.recipe) if self.options.stop_at else None,
+            gdbinit=self.options.gdbinit,
+            pane=self.options.pane,
+            mi=self.options.mi,
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
         self.prepared = prepare(request, observer)
+        if self.options.same_as is not None:
+            require_same(self.options.same_as, self._image_record())
         self.seen.timings["image"] = time.monotonic() - begun
         trial = self.start.trial_of(request, self.prepared, directory, observer, self.seen)
         try:
@@ -189,9 +203,8 @@ class _Work:
             self.results = [compared(self.seen.comparisons)]
             return
         observer.phase("check", f"{len(self.seen.events)} events")
-        self.results = checking.run(
-            self.recipe, self.prepared.arch, self.seen.events, self.seen.unchanged
-        )
+        events = self.seen.events[: self.seen.undisturbed]
+        self.results = checking.run(self.recipe, self.prepared.arch, events, self.seen.unchanged)
 
     def _write_evidence(self, directory: Path, trial: Trial) -> None:
         """What was seen until now, also where the trial failed."""

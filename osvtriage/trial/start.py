@@ -11,6 +11,7 @@ from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.overflow import Overflow
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.session import Session
 from osvtriage.trial.trial import Seen, Trial
 
 
@@ -42,6 +43,7 @@ class Boot:
         kind: type[Trial] = Interleaving if request.variant.interleave else Trial
         kind = Overflow if request.recipe.sweep else kind
         kind = Backtraces if request.recipe.context else kind
+        kind = Session if request.stop_at else kind
         return kind(request, prepared, directory, observer, seen)
 
     def run(self, trial: Trial) -> None:

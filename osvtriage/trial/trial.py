@@ -81,6 +81,8 @@ class Seen:
     engine_notes: list[str] = field(default_factory=list)
     # By probe, the passages that were found equal and are no events.
     unchanged: dict[str, int] = field(default_factory=dict)
+    # How many of the events were seen before the user was given the guest; None where nobody was.
+    undisturbed: int | None = None
     qemu_version: str | None = None
     gdb_version: str | None = None
 
@@ -177,10 +179,8 @@ class Trial:
         elif self.prepared.no_plugin is not None:
             self.seen.engine_notes.append(f"gdb watches the probes: {self.prepared.no_plugin}")
         qemu = Child("qemu", argv, null, log, log)
-        await self._processes.start(qemu, self._gdb.child)
-        await self._gdb.attach()
         self._qemu = qemu
-        self._watch = Watch(qemu, self._gdb, self._monitor, self._console, self.logs)
+        await self._start_processes(qemu)
         await self._watch.until(self._monitor.connect(sockets.qmp), "QEMU's control socket")
         self.seen.qemu_version = self._monitor.version
         self._console.connect(sockets.console)
@@ -188,6 +188,11 @@ class Trial:
         self._stack.callback(self._reading.cancel)
         self._watch.guard(self._reading)
         self._begun = time.monotonic()
+
+    async def _start_processes(self, qemu: Child) -> None:
+        await self._processes.start(qemu, self._gdb.child)
+        await self._gdb.attach()
+        self._watch = Watch(qemu, self._gdb, self._monitor, self._console, self.logs)
 
     async def _prepare_gdb(self) -> None:
         for command in (
@@ -202,9 +207,12 @@ class Trial:
         for line in self.prepared.arch.gdb_setup:
             await self._run_in_gdb(line)
         await self._resolve_probes()
+        # What makes the probes, which gdb's Python finds by path.
+        package = str(Path(__file__).parents[2])
+        await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
+        await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
 
     async def _resolve_probes(self) -> None:
-        """Resolve the probes; have gdb import what makes them, which its Python finds by path."""
         self._elf = await asyncio.to_thread(ElfImage, self.prepared.symbols, self.prepared.arch)
         self._stack.callback(self._elf.close)
         self.resolved = await asyncio.to_thread(
@@ -218,9 +226,6 @@ class Trial:
         )
         self._count_probes()
         self._write_plan()
-        package = str(Path(__file__).parents[2])
-        await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
-        await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
 
     def _write_plan(self) -> None:
         assert self.resolved is not None
@@ -266,9 +271,7 @@ class Trial:
         # The guest boots for seconds, without gdb: what can be done meanwhile is done meanwhile.
         await self._watch.until(self._monitor.resume(), "QEMU's answer")
         await self._prepare_gdb()
-        limit = self._limit(BOOT_LIMIT, self._begun)
-        await self._watch.until(self._ready.wait(), "user space", *limit)
-        self.seen.timings["boot"] = time.monotonic() - self._begun
+        await self._until_ready()
         # Attaching stops the guest. It waits for a line, so nothing of the workload is missed; and
         # no breakpoint has slowed the boot (QEMU looks for one at every jump: 8 % were measured).
         await self._attach_gdb()
@@ -278,6 +281,11 @@ class Trial:
             # that waits for the line goes to sleep next.
             assert self.resolved.sleep_address is not None
             await self._run_to(self.resolved.sleep_address, "its first sleep")
+
+    async def _until_ready(self) -> None:
+        limit = self._limit(BOOT_LIMIT, self._begun)
+        await self._watch.until(self._ready.wait(), "user space", *limit)
+        self.seen.timings["boot"] = time.monotonic() - self._begun
 
     async def _boot_until_function(self) -> None:
         """Boot under gdb until the function where the guest is armed."""
@@ -308,13 +316,7 @@ class Trial:
         """See that the guest runs the kernel that the probes are for."""
         assert self.resolved is not None
         self.observer.phase("arm", f"{len(self.resolved.plan.probes)} probes")
-        patched = [
-            Sample(
-                "patched code", int(patch.address, 16), self.prepared.arch.instruction_bytes or 4
-            )
-            for patch in self.prepared.kernel.patches
-        ]
-        for sample in (*self.resolved.samples, *patched):
+        for sample in self._samples():
             identity.compare(sample, self._elf, await self._read_sample(sample))
 
     async def _let_go(self, word: str) -> None:
@@ -331,6 +333,16 @@ class Trial:
         await self._ask("-exec-continue")
         if self.prepared.waits:
             self._console.send(word)
+
+    def _samples(self) -> list[Sample]:
+        """What must be in the guest as it is in the file, where a variant changed it included."""
+        assert self.resolved is not None
+        size = self.prepared.arch.instruction_bytes or 4
+        patched = [
+            Sample("patched code", int(patch.address, 16), size)
+            for patch in self.prepared.kernel.patches
+        ]
+        return [*self.resolved.samples, *patched]
 
     async def _read_sample(self, sample: Sample) -> bytes | None:
         """The guest's bytes. gdb reads 2 KiB at a time: much is read by QEMU, into a file."""

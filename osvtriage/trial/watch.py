@@ -6,9 +6,8 @@ import asyncio
 import signal
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from osvtriage.gdb.session import MiSession
 from osvtriage.guest.console import Console
 from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child
@@ -36,6 +35,29 @@ _CAUSES = {
 T = TypeVar("T")
 
 
+class Gdb(Protocol):
+    """What is watched of a gdb, whichever way it is driven.
+
+    ``ended`` has an exception once no answer can come any more; ``child`` is the process.
+    """
+
+    ended: asyncio.Future[None]
+
+    @property
+    def child(self) -> Ended:
+        """The process."""
+
+    @property
+    def last_words(self) -> str:
+        """The end of what gdb said, for a message."""
+
+
+class Ended(Protocol):
+    """A process of which it is known when and with which status it ended."""
+
+    ended: asyncio.Future[int]
+
+
 class Over(Exception):
     """The guest ended, or its time was up, while something else was waited for."""
 
@@ -44,7 +66,7 @@ class Watch:
     """All that can end a trial."""
 
     def __init__(
-        self, qemu: Child, gdb: MiSession, monitor: Monitor, console: Console, directory: Path
+        self, qemu: Child, gdb: Gdb, monitor: Monitor, console: Console, directory: Path
     ) -> None:
         self._qemu = qemu
         self._gdb = gdb

@@ -11,6 +11,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import gdb
 
@@ -39,7 +40,8 @@ class _Stop(gdb.Breakpoint):  # type: ignore[misc]
 
     def stop(self) -> bool:
         """Take the event; True (which stops the guest) where the trial has to do something."""
-        return _guarded(lambda: self.owner.passed(self.side, self.address))
+        session = self.owner.session
+        return _guarded(session, lambda: self.owner.passed(self.side, self.address))
 
 
 class _Finder(gdb.Breakpoint):  # type: ignore[misc]
@@ -52,10 +54,10 @@ class _Finder(gdb.Breakpoint):  # type: ignore[misc]
 
     def stop(self) -> bool:
         """Look whether it is the process; True (which stops the guest) where it is a wrong one."""
-        return _guarded(self.session.look_for_process)
+        return _guarded(self.session, self.session.look_for_process)
 
 
-def _guarded(stop: Callable[[], bool]) -> bool:
+def _guarded(session: Session, stop: Callable[[], bool]) -> bool:
     """What *stop* says; where it fails, the guest stays stopped and the trial is told.
 
     An exception in a breakpoint would be printed by gdb, and the breakpoint treated as hit.
@@ -63,9 +65,9 @@ def _guarded(stop: Callable[[], bool]) -> bool:
     try:
         return stop()
     except user.NotThatFile as refusal:
-        gdb.write(REFUSAL_PREFIX + json.dumps(str(refusal)) + "\n")
+        session.say(REFUSAL_PREFIX, str(refusal))
     except Exception:
-        gdb.write(FAILURE_PREFIX + json.dumps(traceback.format_exc()) + "\n")
+        session.say(FAILURE_PREFIX, traceback.format_exc())
     return True
 
 
@@ -163,10 +165,10 @@ class Probe:
             "disarmed": self.was_disarmed,
             "stays": STEP if step else FATAL if self.plan.fatal else None,
         }
-        gdb.write(EVENT_PREFIX + json.dumps(record, separators=(",", ":")) + "\n")
+        wanted = self.session.hand_out(event, record)
         if side == "exit" or not self._has_exits:
             self.session.arm_followers(self.plan.name, event.thread)
-        return step or self.plan.fatal
+        return step or self.plan.fatal or wanted
 
     @property
     def _has_exits(self) -> bool:
@@ -251,6 +253,15 @@ class Session:
     def guest(self) -> Guest:
         """The guest as it is stopped now."""
         return Guest(self.plan, self.arch)
+
+    def hand_out(self, event: Event, record: dict[str, Any]) -> bool:
+        """Give an event away; whether the guest has to stay stopped for it."""
+        self.say(EVENT_PREFIX, record)
+        return False
+
+    def say(self, prefix: str, what: Any) -> None:
+        """Write a line for osvtriage on gdb's console stream."""
+        gdb.write(prefix + json.dumps(what, separators=(",", ":")) + "\n")
 
     def number(self) -> int:
         """The number of the next event."""

@@ -1,0 +1,1 @@
+"""The commands of a session, ``ot …``: one file for each group of them."""

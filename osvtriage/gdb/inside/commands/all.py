@@ -1,0 +1,37 @@
+"""Every ``ot`` command, made known to gdb."""
+
+from __future__ import annotations
+
+from osvtriage.gdb.inside.commands import (
+    clobber,
+    export,
+    fpu,
+    frames,
+    lists,
+    snapshots,
+    status,
+    threads,
+)
+from osvtriage.gdb.inside.commands.base import Prefix
+
+_COMMANDS = (
+    status.Status,
+    status.Probes,
+    status.Finding,
+    fpu.Fpu,
+    frames.Backtrace,
+    frames.Registers,
+    threads.Threads,
+    threads.Tasks,
+    lists.List,
+    clobber.FindClobber,
+    snapshots.Snapshot,
+    export.Export,
+)
+
+
+def define() -> None:
+    """Define them."""
+    Prefix()
+    for command in _COMMANDS:
+        command()
