@@ -27,7 +27,7 @@ from osvtriage.soak.store import RECORDS, Store
 from osvtriage.soak.worker import Job
 from osvtriage.trial import library
 from osvtriage.trial.prepare import prepare
-from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.request import Engine, Observer, Request
 from osvtriage.trial.run import choose_image
 from osvtriage.trial.snapshot import obstacle
 
@@ -51,6 +51,7 @@ class Choice:
     timeout: float | None = None
     duration: float | None = None
     accelerator: str = "auto"
+    engine: Engine = "auto"
     qemu: Path | None = None
     start: str | None = None
     seed: int | None = None
@@ -189,6 +190,7 @@ def _plan(choice: Choice, recipe: Recipe) -> Plan:
         timeout=choice.timeout,
         duration=choice.duration,
         accelerator=choice.accelerator,
+        engine=choice.engine,
         qemu=str(choice.qemu.absolute()) if choice.qemu else None,
     )
 
@@ -237,6 +239,7 @@ def _prepare(
             image=image,
             smp=smp,
             accelerator="kvm" if plan.accelerator == "kvm" else "auto",
+            engine=plan.engine,
             qemu=Path(plan.qemu) if plan.qemu else None,
         )
         prepared = prepare(request, observer)

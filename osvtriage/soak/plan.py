@@ -16,6 +16,7 @@ from osvtriage.model.decode import decode
 from osvtriage.model.errors import UsageError
 from osvtriage.recipe.recipe import Recipe
 from osvtriage.soak.stopping import Rule, Runs, rule_for
+from osvtriage.trial.request import Engine
 
 SCHEMA = "osvtriage.soak-plan/1"
 FILE = "plan.json"
@@ -74,6 +75,7 @@ class Plan:
     timeout: float | None
     duration: float | None
     accelerator: str
+    engine: Engine
     qemu: str | None
 
     @property
@@ -112,6 +114,7 @@ class Plan:
             ("--timeout", self.timeout),
             ("--duration", self.duration),
             ("--accel", None if self.accelerator == "auto" else self.accelerator),
+            ("--engine", None if self.engine == "auto" else self.engine),
             ("--qemu", self.qemu),
             ("--start", self.start),
             ("--seed", self.seed),

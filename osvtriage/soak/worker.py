@@ -81,6 +81,7 @@ class Worker:
             timeout=plan.timeout,
             duration=plan.duration,
             accelerator="kvm" if plan.accelerator == "kvm" else "auto",
+            engine=plan.engine,
             qemu=Path(plan.qemu) if plan.qemu else None,
             out=out,
             seed=trial.seed,

@@ -12,6 +12,8 @@ from osvtriage.model.session import StopAt
 from osvtriage.recipe.recipe import Recipe, Variant
 from osvtriage.trial.judge import ProbeCount
 
+Engine = Literal["auto", "gdb", "plugin"]
+
 
 @dataclass(frozen=True, slots=True)
 class OwnProgram:
@@ -65,7 +67,7 @@ class Request:
     smp: int = 1
     timeout: float | None = None
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"
-    engine: Literal["auto", "gdb", "plugin"] = "auto"
+    engine: Engine = "auto"
     qemu: Path | None = None
     seed: int = 1
     duration: float | None = None

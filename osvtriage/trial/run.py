@@ -42,7 +42,7 @@ from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
-from osvtriage.trial.request import WHOLE, Observer, OwnProgram, Request, Steering
+from osvtriage.trial.request import WHOLE, Engine, Observer, OwnProgram, Request, Steering
 from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
 from osvtriage.trial.trial import Seen, Trial
@@ -59,7 +59,7 @@ class Options:
     smp: int = 1
     timeout: float | None = None
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"
-    engine: Literal["auto", "gdb", "plugin"] = "auto"
+    engine: Engine = "auto"
     qemu: Path | None = None
     out: Path | None = None
     seed: int = 1

@@ -30,6 +30,7 @@ PLAN = Plan(
     timeout=None,
     duration=None,
     accelerator="auto",
+    engine="auto",
     qemu=None,
 )
 

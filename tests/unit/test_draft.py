@@ -38,7 +38,8 @@ def test_a_draft_with_its_controls_filled_in_is_sound(name: str, tmp_path: Path)
     assert made.probe[0].call is not None
     assert made.probe[0].call.inside == ("f",)
     assert made.probe[2].function == "_ZN3osv4haltEv"
-    assert made.workload == recipe.workload
+    # Whether a recipe allows snapshots has to be measured.
+    assert made.workload == recipe.workload.model_copy(update={"snapshot": False})
     assert [check.parameters["probe"] for check in made.check] == ["save_fpu", "save_fpu-2"]
 
 
