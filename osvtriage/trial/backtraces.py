@@ -7,16 +7,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from osvtriage.checks.backtrace import compared
 from osvtriage.consoles import payload as payload_console
 from osvtriage.consoles.linux_dump import Dump, Dumps
 from osvtriage.model.context import Comparison
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Frame
+from osvtriage.model.finding import CheckResult
 from osvtriage.recipe.recipe import Context
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import identity
 from osvtriage.trial.judge import Ending, ProbeCount
+from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.trial import BOOT_LIMIT, Trial
 
@@ -48,6 +51,20 @@ class _Program:
 
 class Backtraces(Trial):
     """A trial that visits the contexts of its recipe, one after the other."""
+
+    steers = True
+
+    def check(self) -> list[CheckResult]:
+        """Whether our backtraces are the oracle's."""
+        self.observer.phase("check", f"{len(self.seen.comparisons)} contexts")
+        return [compared(self.seen.comparisons)]
+
+    def interventions(self) -> list[InterventionRecord]:
+        """What was done to have the kernel print its own."""
+        if not any(one.stacks for one in self.seen.comparisons):
+            return []
+        what = "at each context rip was set to dump_stack(), on a snapshot that was loaded again"
+        return [InterventionRecord(stimulus="call", thread=None, what=what)]
 
     async def _start(self) -> None:
         # SYSENTER from 32-bit programs is Intel's alone: target/i386/tcg/translate.c.

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from osvtriage.checks.interleave import interleaved
 from osvtriage.images.places import cache_directory
 from osvtriage.model.boundary import Boundary, Generation
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import UsageError
 from osvtriage.model.event import Frame
+from osvtriage.model.finding import CheckResult
 from osvtriage.model.lists import ListsSnapshot
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.dwarf import lines
@@ -22,6 +24,7 @@ from osvtriage.symbols.glibc import Module
 from osvtriage.trial import identity
 from osvtriage.trial.journal import Journal
 from osvtriage.trial.judge import Ending
+from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.trial import Trial
 from osvtriage.trial.user_process import open_modules
@@ -32,10 +35,32 @@ from osvtriage.trial.user_process import open_modules
 _PREPARING_LIMIT = 120.0
 _BOUNDARY_LIMIT = 120.0
 _LONGEST = 16
+_HOLD = (
+    ("hold", "at each boundary the thread's program counter was pointed at a `jmp .`"),
+    ("write", "the variable that makes another thread fork was set to 1"),
+)
+_STEERING = {
+    "recovery": _HOLD,
+    "recovery-disabled": (*_HOLD, ("write", "in_flight_stack was overwritten with 0 in the child")),
+}
 
 
 class Interleaving(Trial):
     """A trial that forks at boundaries: all of them, or those that the request names."""
+
+    steers = True
+
+    def check(self) -> list[CheckResult]:
+        """What became of the fork at each boundary."""
+        self.observer.phase("check", f"{len(self.seen.boundaries)} boundaries")
+        return [interleaved(self.seen.boundaries)]
+
+    def interventions(self) -> list[InterventionRecord]:
+        """What was done to the thread that is held, and to its process."""
+        if not self.seen.boundaries:
+            return []
+        told = _STEERING[self.request.variant.interleave or "recovery"]
+        return [InterventionRecord(stimulus=name, thread=None, what=what) for name, what in told]
 
     async def _start(self) -> None:
         boot, scratch = with_snapshots(self.prepared.boot, self.directory)

@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from osvtriage.arch.x86_exceptions import FRAME_BYTES
+from osvtriage.checks.overflow import overflowed
 from osvtriage.guest import interrupt_log
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Frame
+from osvtriage.model.finding import CheckResult
 from osvtriage.model.overflow import Case, CaseSeen, Gate, KernelStack, OverflowPlan, OverflowSeen
 from osvtriage.model.stacks import StacksSeen
-from osvtriage.recipe.recipe import Sweep
+from osvtriage.recipe.recipe import Sweep, Variant
 from osvtriage.stimuli import sweep_rsp
 from osvtriage.symbols import accesses
 from osvtriage.symbols.btf import Btf
@@ -23,6 +26,7 @@ from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.symbols.linux_stacks import stack_bytes
 from osvtriage.trial import high_water, identity
 from osvtriage.trial.judge import Ending
+from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.trial import Trial
 
@@ -36,6 +40,27 @@ _TOLD = 12
 
 class Overflow(Trial):
     """A trial that moves RSP as the recipe's ``[sweep]`` says."""
+
+    steers = True
+
+    def check(self) -> list[CheckResult]:
+        """Whether every access came to what was predicted; nothing where none was tried."""
+        if self.seen.overflow is None:
+            return []
+        self.observer.phase("check", f"{len(self.seen.overflow.cases)} accesses")
+        return [overflowed(self.seen.overflow, frame_bytes(self.request.variant))]
+
+    def interventions(self) -> list[InterventionRecord]:
+        """What was done to the task whose stack it is."""
+        if (sweep := self.seen.overflow) is None:
+            return []
+        ist = self.request.variant.page_fault_ist
+        return [
+            InterventionRecord(
+                stimulus=stimulus, thread=f"{sweep.comm}, pid {sweep.pid}", what=what
+            )
+            for stimulus, what in sweep_rsp.told(len(sweep.cases), sweep.sites, ist)
+        ]
 
     @property
     def _sweep(self) -> Sweep:
@@ -160,6 +185,11 @@ class Overflow(Trial):
             error=answer["error"],
             interrupts=tuple(interrupt_log.parse(text)),
         )
+
+
+def frame_bytes(variant: Variant) -> int:
+    """The exception frame's size that a sweep is predicted by."""
+    return variant.frame_bytes or FRAME_BYTES
 
 
 def _size(path: Path) -> int:

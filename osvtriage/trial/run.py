@@ -12,10 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from osvtriage.arch.x86_exceptions import FRAME_BYTES
-from osvtriage.checks.backtrace import compared
-from osvtriage.checks.interleave import interleaved, outcome
-from osvtriage.checks.overflow import overflowed
+from osvtriage.checks.interleave import outcome
 from osvtriage.consoles.payload import PayloadReport
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
@@ -26,10 +23,8 @@ from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe, Variant
-from osvtriage.stimuli import sweep_rsp
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import (
-    checking,
     high_water,
     library,
     overflow_record,
@@ -39,6 +34,7 @@ from osvtriage.trial import (
 )
 from osvtriage.trial.again import require_same
 from osvtriage.trial.judge import Agreement, Judgement, judge
+from osvtriage.trial.overflow import frame_bytes
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
@@ -131,6 +127,7 @@ class _Work:
         self.command = _command(source, recipe, variant, options)
         self.image: Image | None = None
         self.prepared: Prepared | None = None
+        self.trial: Trial | None = None
         self.seen = Seen()
         self.results: list[CheckResult] = []
 
@@ -187,24 +184,12 @@ class _Work:
             require_same(self.options.same_as, self._image_record())
         self.seen.timings["image"] = time.monotonic() - begun
         trial = self.start.trial_of(request, self.prepared, directory, observer, self.seen)
+        self.trial = trial
         try:
             self.start.run(trial)
         finally:
             self._write_evidence(directory, trial)
-        if self.variant.interleave:
-            observer.phase("check", f"{len(self.seen.boundaries)} boundaries")
-            self.results = [interleaved(self.seen.boundaries)]
-            return
-        if self.seen.overflow is not None:
-            observer.phase("check", f"{len(self.seen.overflow.cases)} accesses")
-            self.results = [overflowed(self.seen.overflow, self._frame_bytes())]
-            return
-        if self.recipe.context:
-            self.results = [compared(self.seen.comparisons)]
-            return
-        observer.phase("check", f"{len(self.seen.events)} events")
-        events = self.seen.events[: self.seen.undisturbed]
-        self.results = checking.run(self.recipe, self.prepared.arch, events, self.seen.unchanged)
+        self.results = trial.check()
 
     def _write_evidence(self, directory: Path, trial: Trial) -> None:
         """What was seen until now, also where the trial failed."""
@@ -218,9 +203,7 @@ class _Work:
         with (directory / "comparisons.jsonl").open("w", encoding="utf-8") as file:
             for comparison in self.seen.comparisons:
                 file.write(json.dumps(asdict(comparison)) + "\n")
-        # Plain gdb can neither steer a fork, nor move a stack pointer, nor find a kernel: the
-        # command repeats it.
-        if trial.resolved is not None and not self._is_steered():
+        if trial.resolved is not None and not trial.steers:
             reproducer.write(
                 directory, reproducer.script(self.prepared, trial.resolved, self.command)
             )
@@ -239,7 +222,7 @@ class _Work:
             engine_notes=seen.engine_notes,
             image=self._image_record(),
             patches=_models(record.PatchRecord, prepared.kernel.patches if prepared else ()),
-            interventions=self._interventions(),
+            interventions=self.trial.interventions() if self.trial else [],
             host=record.HostRecord(
                 qemu=seen.qemu_version,
                 gdb=seen.gdb_version,
@@ -292,7 +275,7 @@ class _Work:
                 )
                 for one in seen.boundaries
             ],
-            overflow=overflow_record.made(seen.overflow, self._frame_bytes()),
+            overflow=overflow_record.made(seen.overflow, frame_bytes(self.variant)),
             stacks=stacks_record.made(seen.stacks),
             missing=self._missing(),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
@@ -323,60 +306,11 @@ class _Work:
         steered = (chosen.steering.boundary, chosen.steering.limit)
         return any((chosen.kernel, chosen.program, *steered))
 
-    def _is_steered(self) -> bool:
-        """Whether the trial brings its own check, for it does more than to watch probes."""
-        return bool(self.variant.interleave or self.recipe.sweep or self.recipe.context)
-
     def _checked_probes(self) -> list[str]:
         """The probe of each check, in their order."""
-        if self._is_steered():
+        if self.trial is not None and self.trial.steers:
             return [""]
         return [str(table.parameters.get("probe", "")) for table in self.recipe.check]
-
-    def _frame_bytes(self) -> int:
-        """The exception frame's size that a sweep is predicted by."""
-        return self.variant.frame_bytes or FRAME_BYTES
-
-    def _interventions(self) -> list[record.InterventionRecord]:
-        """What osvtriage did to the guest, beside stopping it."""
-        if (sweep := self.seen.overflow) is not None:
-            return [
-                record.InterventionRecord(
-                    stimulus=stimulus, thread=f"{sweep.comm}, pid {sweep.pid}", what=what
-                )
-                for stimulus, what in sweep_rsp.told(
-                    len(sweep.cases), sweep.sites, self.variant.page_fault_ist
-                )
-            ]
-        painted = [probe.name for probe in self.recipe.probe if probe.stack]
-        steered = [
-            record.InterventionRecord(stimulus=stimulus, thread=None, what=what)
-            for stimulus, what in _STEERING.get(self.variant.interleave or "", ())
-            if self.seen.boundaries
-        ]
-        if self.start.name == "snapshot":
-            what = (
-                "the guest's state was loaded from a snapshot taken after its boot, and its "
-                f"workload told the seed {self.options.seed}, to start "
-                f"{self.options.jitter * 1000:.3f} ms later"
-            )
-            loaded = record.InterventionRecord(stimulus="snapshot", thread=None, what=what)
-            steered.append(loaded)
-        if any(one.stacks for one in self.seen.comparisons):
-            what = (
-                "at each context rip was set to dump_stack(), on a snapshot that was loaded again"
-            )
-            steered.append(record.InterventionRecord(stimulus="call", thread=None, what=what))
-        return steered + [
-            record.InterventionRecord(
-                stimulus="paint",
-                thread=None,
-                what=f"at each of the {count.hits} entries of {name} the free part of the stack "
-                "was filled with a pattern, to see how deep it is used",
-            )
-            for name in painted
-            if (count := self.seen.probes.get(name)) is not None and count.hits
-        ]
 
     def _image_record(self) -> ImageRecord | None:
         image, prepared = self.image, self.prepared
@@ -404,16 +338,6 @@ class _Work:
             initrd_sha256=prepared.initrd_sha256 if prepared else None,
             packages=_models(record.PackageRecord, image.packages),
         )
-
-
-_HOLD = (
-    ("hold", "at each boundary the thread's program counter was pointed at a `jmp .`"),
-    ("write", "the variable that makes another thread fork was set to 1"),
-)
-_STEERING = {
-    "recovery": _HOLD,
-    "recovery-disabled": (*_HOLD, ("write", "in_flight_stack was overwritten with 0 in the child")),
-}
 
 
 def choose_image(
@@ -493,7 +417,8 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
         parts += ["--image", options.image]
     if options.kernel:
         parts += ["--kernel", str(options.kernel)]
-    parts += ["--smp", str(options.smp), "--seed", str(options.seed)]
+    parts += ["--smp", str(options.smp)]
+    parts += [] if variant.interleave else ["--seed", str(options.seed)]
     if options.timeout is not None:
         parts += ["--timeout", f"{options.timeout:g}"]
     if options.duration is not None:
@@ -508,6 +433,7 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
             parts += [name, str(path)] if path else []
         parts += ["--args", shlex.join(own.arguments)] if own.arguments else []
         parts += ["--comm", own.comm] if own.comm else []
+    parts += ["--stacks"] if options.stacks else []
     if options.accelerator != "auto":
         parts += ["--accel", options.accelerator]
     if options.engine != "auto":

@@ -24,6 +24,7 @@ from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved
 from osvtriage.trial.scratch import with_snapshots
@@ -149,6 +150,15 @@ class SnapshotTrial(Trial):
         self._guest = guest
         self._exited = asyncio.Event()
         self._reusable = False
+
+    def interventions(self) -> list[InterventionRecord]:
+        """As in any trial, and that it did not boot."""
+        what = (
+            "the guest's state was loaded from a snapshot taken after its boot, and its workload "
+            f"told the seed {self.request.seed}, to start {self.request.jitter * 1000:.3f} ms later"
+        )
+        loaded = InterventionRecord(stimulus="snapshot", thread=None, what=what)
+        return [loaded, *super().interventions()]
 
     async def run(self) -> Seen:
         """Boot where no guest is kept; load the snapshot, arm, watch, stop the guest."""

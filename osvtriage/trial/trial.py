@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from osvtriage.consoles import TROUBLES
 from osvtriage.consoles import payload as payload_console
@@ -34,17 +34,19 @@ from osvtriage.model.context import Comparison
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
 from osvtriage.model.event import Event, Frame
+from osvtriage.model.finding import CheckResult
 from osvtriage.model.overflow import OverflowSeen
 from osvtriage.model.plan import GdbPlan
 from osvtriage.model.stacks import StacksSeen
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
-from osvtriage.trial import high_water, identity, pinpoint
+from osvtriage.trial import checking, high_water, identity, pinpoint
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.plugin_engine import PluginEngine, compared_by
 from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
 from osvtriage.trial.watch import Over, Watch
@@ -88,7 +90,13 @@ class Seen:
 
 
 class Trial:
-    """A trial: :meth:`run` it once."""
+    """A trial: :meth:`run` it once, then ask it what it found.
+
+    Attributes:
+        steers: it does to the guest what plain gdb cannot repeat, and brings its own check.
+    """
+
+    steers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -142,6 +150,27 @@ class Trial:
                 self.seen.stops = self._monitor.stops
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
         return self.seen
+
+    def check(self) -> list[CheckResult]:
+        """What the recipe's checks say of what was seen."""
+        self.observer.phase("check", f"{len(self.seen.events)} events")
+        events = self.seen.events[: self.seen.undisturbed]
+        arch, unchanged = self.prepared.arch, self.seen.unchanged
+        return checking.run(self.request.recipe, arch, events, unchanged)
+
+    def interventions(self) -> list[InterventionRecord]:
+        """What was done to the guest, beside stopping it."""
+        painted = [probe.name for probe in self.request.recipe.probe if probe.stack]
+        return [
+            InterventionRecord(
+                stimulus="paint",
+                thread=None,
+                what=f"at each of the {count.hits} entries of {name} the free part of the stack "
+                "was filled with a pattern, to see how deep it is used",
+            )
+            for name in painted
+            if (count := self.seen.probes.get(name)) is not None and count.hits
+        ]
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Make what the trial is connected through; *stack* ends all of it."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from osvtriage.arch import Arch
 from osvtriage.model.event import Frame
-from osvtriage.model.orc import OrcPlan
+from osvtriage.model.orc import EntryCode, OrcPlan
 from osvtriage.systems.linux_x86_64 import HANDLERS, SAVERS
 from osvtriage.unwind import pt_regs
-from osvtriage.unwind.orc import Entered, Read, Walk
+from osvtriage.unwind.orc import Entered, Read, Walk, call_target
 
 # Exceptions for which the processor pushes an error code: Intel SDM, volume 3, section 6.13.
 _WITH_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21, 29, 30})
@@ -22,7 +22,6 @@ _PAGE_FAULT = 14
 _NONE = 0xFFFF_FFFF_FFFF_FFFF
 # An `endbr64` can be the first instruction of a function that is entered.
 _ENDBR_BYTES = 4
-_CALL_BYTES = 5
 _COMPAT_CS = 0x23
 # The entry code of system calls, and where a new task goes on as if it had made one.
 _SYSTEM_CALLS = ("entry_", "ret_from_fork", "asm_int80_emulation")
@@ -50,7 +49,8 @@ class Entries:
                 yield Frame(address, kind="return" if number and not step.goes_on else "call")
                 continue
             code = self._error_code(walk, number)
-            kind, note, vector = self._described(step.entered, code)
+            name = self._entry(walk, number)
+            kind, note, vector = self._described(name, step.entered, code)
             registers = {name: f"{value:016x}" for name, value in step.entered.registers.items()}
             if code is not None:
                 registers["error_code"] = f"{code:016x}"
@@ -66,9 +66,10 @@ class Entries:
             last = f"{walk.steps[-1].registers['rip']:016x}"
             yield Frame(last, kind="unsure", note=walk.doubt, registers=registers or None)
 
-    def _described(self, entered: Entered, code: int | None) -> tuple[str, str, int | None]:
-        """The kind of entry, what it was, and an exception's vector."""
-        name = self._entry(entered)
+    def _described(
+        self, name: str, entered: Entered, code: int | None
+    ) -> tuple[str, str, int | None]:
+        """The kind of the entry by *name*, what it was, and an exception's vector."""
         number = entered.registers.get("orig_rax", _NONE)
         if name.startswith("asm_exc_"):
             name = name.removeprefix("asm_exc_")
@@ -99,19 +100,37 @@ class Entries:
         first = entered.registers["rbx" if compat else "rdi"]
         return f"{name}({first if first < 10 else hex(first)}, …)"
 
-    def _entry(self, entered: Entered) -> str:
-        """The entry's own function, also while another one saves its registers."""
-        name = self.entry_name(entered.code)
-        if name in SAVERS and (raw := self.read(entered.address - 8, 8)) is not None:
-            return self.entry_name(int.from_bytes(raw, "little") - 1)
-        return name
+    def _entry(self, walk: Walk, number: int) -> str:
+        """The entry's own function, also while another one saves its registers.
+
+        That one takes its return address from the stack into RSI, and puts it below the registers
+        when they are saved (PUSH_AND_CLEAR_REGS with save_ret, arch/x86/entry/calling.h). Until
+        then that place has what an entry before this one left there.
+        """
+        entered = walk.steps[number].entered
+        assert entered is not None
+        code = self._entry_code(entered.code)
+        if code is None or code.name not in SAVERS:
+            return code.name if code else ""
+        places = [walk.steps[number - 1].registers.get("rsi")]
+        # The error code is between it and what the processor pushed.
+        raw = self.read(entered.address - (8 if entered.full else 16), 8)
+        places.append(None if raw is None else int.from_bytes(raw, "little"))
+        for back in places:
+            if back is not None and call_target(self.read, back) == code.start + self.plan.slide:
+                return self.entry_name(back - 1)
+        return code.name
 
     def entry_name(self, address: int) -> str:
         """The function of the entry code that *address* is in, or behind: a call can be its last
         instruction. Empty where it is none of the entry code."""
+        code = self._entry_code(address)
+        return code.name if code else ""
+
+    def _entry_code(self, address: int) -> EntryCode | None:
         at = address - self.plan.slide
         index = bisect.bisect_right(self.plan.entry_code, at, key=lambda code: code.start) - 1
-        return self.plan.entry_code[index].name if index >= 0 else ""
+        return self.plan.entry_code[index] if index >= 0 else None
 
     def _error_code(self, walk: Walk, number: int) -> int | None:
         """The error code of the exception that step *number* was interrupted by.
@@ -121,7 +140,7 @@ class Entries:
         """
         entered = walk.steps[number].entered
         assert entered is not None
-        vector = _VECTORS.get(self._entry(entered).removeprefix("asm_exc_"))
+        vector = _VECTORS.get(self._entry(walk, number).removeprefix("asm_exc_"))
         if vector not in _WITH_CODE:
             return None
         if not entered.full:
@@ -137,11 +156,8 @@ class Entries:
     def _at_entry(self, walk: Walk) -> bool:
         """Whether the innermost step is at the entry of the function that its caller calls."""
         back = walk.steps[1].registers["rip"]
-        raw = self.read(back - _CALL_BYTES, _CALL_BYTES)
-        if raw is None or raw[0] != 0xE8:
-            return False
-        target = back + int.from_bytes(raw[1:], "little", signed=True)
-        return walk.steps[0].registers["rip"] - target in (0, _ENDBR_BYTES)
+        target = call_target(self.read, back)
+        return target is not None and walk.steps[0].registers["rip"] - target in (0, _ENDBR_BYTES)
 
 
 def _whence(entered: Entered) -> str:

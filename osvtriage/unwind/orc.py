@@ -29,6 +29,14 @@ _CALL, _CALL_BYTES = 0xE8, 5
 _INDIRECT, _INDIRECT_BYTES = 0xFF, (2, 3, 4, 6, 7)
 
 
+def call_target(read: Read, back: int) -> int | None:
+    """The function that the `call rel32` before the return address *back* calls."""
+    code = read(back - _CALL_BYTES & ALL, _CALL_BYTES)
+    if code is None or code[0] != _CALL:
+        return None
+    return back + int.from_bytes(code[1:], "little", signed=True) & ALL
+
+
 @dataclass(frozen=True, slots=True)
 class Entered:
     """A saved register frame (pt_regs): how the kernel was entered.
@@ -159,7 +167,7 @@ class Orc:
         try:
             entered = self._saved(step, base, full=full)
         except _Doubt:
-            if full or self._called(step.registers["rip"]) not in self.savers:
+            if full or call_target(self.read, step.registers["rip"]) not in self.savers:
                 raise
             entered = self._saved(step, step.registers["rsp"], full=True)
         known = dict(entered.registers)
@@ -178,13 +186,6 @@ class Orc:
         if why is not None:
             raise _Doubt(f"what should be a pt_regs at {base:#x} is none: {why}", entered)
         return entered
-
-    def _called(self, back: int) -> int | None:
-        """The function that the `call rel32` before *back* calls."""
-        code = self.read(back - _CALL_BYTES, _CALL_BYTES)
-        if code is None or code[0] != _CALL:
-            return None
-        return back + int.from_bytes(code[1:], "little", signed=True) & ALL
 
     def _bp(self, entry: OrcEntry, known: dict[str, int], base: int) -> int:
         if entry.bp_register == "previous sp":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,14 @@ from osvtriage.symbols.elf import ElfImage
 
 # PowerISA, "Branch I-form" with a displacement of 0, and "Trap Word": `b .` and `trap`.
 BRANCH_HERE, TRAP = 0x48000000, 0x7FE00008
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_from_a_terminal() -> None:
+    """What a background job or nohup(1) is told to ignore, its children would ignore as well."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

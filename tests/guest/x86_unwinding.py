@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -44,10 +45,13 @@ def run_to(symbol: str, cs_at: int, user: bool) -> None:
     stop.delete()
 
 
-def backtrace() -> tuple[str | None, list[tuple[str, str]]]:
+def backtrace() -> tuple[str | None, list[tuple[str, str, str]]]:
+    """What is unsure, and the frames. Left out is what not every place knows:
+    an error code, and which registers."""
     orc = OrcGuest(guest(), plan.orc)
     walk = orc.walk()
-    frames = [(frame.kind, frame.address) for frame in orc.frames(walk)]
+    notes = re.compile(r" \(.*?\)| at [0-9a-f]{16}|;.*")
+    frames = [(one.kind, one.address, notes.sub("", one.note or "")) for one in orc.frames(walk)]
     return walk.doubt, frames
 
 
@@ -61,7 +65,7 @@ def steps(user: bool) -> dict[str, object]:
         run_to("asm_exc_page_fault", 16, user)
         faulted = guest().word(guest().integer("rsp") + 8)
         _, before = backtrace()
-        seen: list[tuple[int, str | None, list[tuple[str, str]]]] = []
+        seen: list[tuple[int, str | None, list[tuple[str, str, str]]]] = []
         while len(seen) < STEPS and (pc := guest().integer("pc")) != faulted:
             seen.append((pc, *backtrace()))
             gdb.execute("stepi", to_string=True)

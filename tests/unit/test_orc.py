@@ -183,6 +183,31 @@ def test_behind_the_function_that_saves_the_registers(guest: Guest) -> None:
     assert "should be a pt_regs" in str(guest.walk(back, FAULT_REGS).doubt)
 
 
+def test_in_the_function_that_saves_the_registers(guest: Guest) -> None:
+    """Where its return address is, and not what an entry before left in that place."""
+    words = "page fault, from kernel; all registers known"
+    guest.entries[SAVER] = OrcEntry("regs", "rsp", 0, "undefined", 0, True)
+    back = guest.returns(0, ASM_FAULT, to=SAVER)
+    stale = guest.returns(FAULT_REGS - 8, ASM_TIMER, to=SAVER)
+    assert guest.lines(guest.walk(SAVER + 0x20, FAULT_REGS, rsi=back))[1][2] == words
+    # The control: where it was put there.
+    assert guest.lines(guest.walk(SAVER + 0x20, FAULT_REGS, rsi=0))[1][2] == (
+        "apic timer, from kernel; all registers known"
+    )
+    assert stale != back
+    # Before: above it is the error code, then what the processor pushed.
+    guest.entries[SAVER] = OrcEntry("partial regs", "rsp", 16, "undefined", 0, True)
+    frame = FAULT_REGS + pt_regs.PUSHED_AT
+    guest.memory.word(frame - 16, back, 6)
+    assert guest.lines(guest.walk(SAVER, frame - 16, rsi=0))[1][2] == (
+        "page fault (write, not present, user mode), from kernel; "
+        "only RIP, CS, RFLAGS, RSP, SS known"
+    )
+    # Nothing there is behind a call of it.
+    guest.memory.word(frame - 16, ASM_FAULT + 0x80)
+    assert "(in error_entry)" in str(guest.lines(guest.walk(SAVER, frame - 16, rsi=0))[1][2])
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
