@@ -14,7 +14,10 @@ class System:
     osvtriage's own, which says when it is ready and waits for a word; a thread that waits passes
     ``sleeps_in``, in kernel mode. A guest with a userland of its own is stopped at ``init_at``,
     where its kernel is about to start that. ``stacks`` are those whose use can be measured,
-    ``gives_up_in`` the functions that a kernel calls when it dies.
+    ``gives_up_in`` the functions that a kernel calls when it dies. ``pokes_text`` are the
+    processors on which the running kernel rewrites code that other CPUs run, with a breakpoint in
+    it meanwhile: where QEMU gives each vCPU a thread, one comes upon a breakpoint that is gone
+    already (docs/benchmarks.md), so there they take turns in one.
     """
 
     name: str
@@ -24,3 +27,4 @@ class System:
     init_at: str | None = None
     stacks: tuple[str, ...] = ()
     gives_up_in: tuple[str, ...] = ()
+    pokes_text: tuple[str, ...] = ()

@@ -13,13 +13,15 @@ from osvtriage.model.plan import Field
 from osvtriage.systems.base import System
 
 # schedule(): kernel/sched/core.c. run_init_process(): init/main.c. panic(): kernel/panic.c. die():
-# arch/*/kernel, for exceptions that the kernel does not expect of itself.
+# arch/*/kernel, for exceptions that the kernel does not expect of itself. Text is poked by way of
+# `int3`: arch/x86/kernel/alternative.c.
 LINUX = System(
     name="linux",
     title="Linux",
     sleeps_in="schedule",
     init_at="run_init_process",
     gives_up_in=("panic", "die"),
+    pokes_text=("x86_64",),
 )
 
 # TASK_COMM_LEN, include/linux/sched.h. Part of the ABI: /proc/PID/comm and prctl(PR_SET_NAME).

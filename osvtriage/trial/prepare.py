@@ -87,7 +87,7 @@ def prepare(request: Request, observer: Observer) -> Prepared:
             append=_append(request, arch),
             memory=image.memory,
             smp=request.smp,
-            accelerator=chosen.name,
+            accelerator=_accelerator(request, arch, chosen.name),
             cpu=chosen.cpu,
             kernel_format=image.kernel_format,
             disks=image.disks,
@@ -104,6 +104,12 @@ def prepare(request: Request, observer: Observer) -> Prepared:
         files=files,
         waits=SYSTEMS[image.system].arm_at is None and image.busybox is not None,
     )
+
+
+def _accelerator(request: Request, arch: Arch, name: str) -> str:
+    """QEMU's ``-accel``."""
+    pokes = arch.name in SYSTEMS[request.image.system].pokes_text
+    return "tcg,thread=single" if name == "tcg" and pokes and request.smp > 1 else name
 
 
 def _engine(request: Request, arch: Arch) -> tuple[Path, Path | None, str | None]:

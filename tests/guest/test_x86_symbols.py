@@ -109,7 +109,9 @@ def look(kernel: Path, suite: str, elf: ElfImage, layout: Layout, directory: Pat
     (directory / "initramfs").write_bytes(initramfs())
     qemu = subprocess.Popen(
         [
-            *(X86_64.qemu, "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults"),
+            # As a trial does: with threads, two vCPUs trip over code that is rewritten.
+            *(X86_64.qemu, "-accel", "tcg,thread=single", "-cpu", "max", "-m", "512"),
+            "-nodefaults",
             *("-smp", str(SUITES[suite]), "-display", "none", "-no-reboot", "-S"),
             *("-kernel", str(kernel), "-initrd", str(directory / "initramfs")),
             *("-append", "console=ttyS0 nokaslr pti=off panic=-1 no_timer_check"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from osvtriage.arch import X86_64
+from osvtriage.arch import PPC64LE, X86_64, Arch
 from osvtriage.model.errors import UsageError
 from osvtriage.trial import prepare
 
@@ -32,6 +32,24 @@ def request(image: dict[str, Any] | None = None, **variant: Any) -> Any:
 def test_the_kernels_command_line_and_the_payloads() -> None:
     made = prepare._append(request(append="nosmt", arguments=("--b",)), X86_64)
     assert made == "console=ttyS0 quiet norandmaps nosmt panic=-1 -- payload: --seed 7 --a --b"
+
+
+@pytest.mark.parametrize(
+    ("system", "arch", "name", "smp", "expected"),
+    [
+        ("linux", X86_64, "tcg", 2, "tcg,thread=single"),
+        ("linux", X86_64, "tcg", 1, "tcg"),
+        ("linux", X86_64, "kvm", 2, "kvm"),
+        ("linux", PPC64LE, "tcg", 2, "tcg"),
+        ("osv", X86_64, "tcg", 2, "tcg"),
+    ],
+)
+def test_vcpus_take_turns_where_the_kernel_pokes_its_text(
+    system: str, arch: Arch, name: str, smp: int, expected: str
+) -> None:
+    asked = request({"system": system})
+    asked.smp = smp
+    assert prepare._accelerator(asked, arch, name) == expected
 
 
 @pytest.mark.parametrize(
