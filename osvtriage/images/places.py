@@ -7,7 +7,10 @@ data directory holds what only the user has (kernels that were added).
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
+
+from osvtriage.model.errors import UsageError
 
 CACHE_VARIABLE = "OSVTRIAGE_CACHE"
 DATA_VARIABLE = "OSVTRIAGE_DATA"
@@ -52,3 +55,18 @@ def soaks_directory() -> Path:
     if override := os.environ.get(SOAKS_VARIABLE):
         return Path(override).expanduser().absolute()
     return state_directory() / "soaks"
+
+
+def result_directory(out: Path | None, parent: Path, name: str) -> Path:
+    """Where a command's result goes: *out*, or a new directory in *parent* with *name* in its own.
+
+    Raises:
+        UsageError: *out* holds something.
+    """
+    if out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        return parent / f"{stamp}-{name}-{os.getpid()}"
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an empty directory", "choose another --out")
+    return out

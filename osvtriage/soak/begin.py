@@ -9,12 +9,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from osvtriage.guest import rundir
-from osvtriage.images.places import soaks_directory
+from osvtriage.images.places import result_directory, soaks_directory
 from osvtriage.images.record import Image
 from osvtriage.images.store import sweep_leftovers
 from osvtriage.model.errors import MissingRequirement, UsageError
@@ -26,9 +25,9 @@ from osvtriage.soak.soak import Executor
 from osvtriage.soak.store import RECORDS, Store
 from osvtriage.soak.worker import Job
 from osvtriage.trial import library
+from osvtriage.trial.choice import choose_image
 from osvtriage.trial.prepare import prepare
 from osvtriage.trial.request import Engine, Observer, Request
-from osvtriage.trial.run import choose_image
 from osvtriage.trial.snapshot import obstacle
 
 # Enough for a first look: a bug that shows in 1 of 30 trials is missed by 100 in 3 of 100 soaks.
@@ -200,17 +199,11 @@ def _recipe_sum(recipe: str) -> str:
 
 
 def _directory(plan: Plan, out: Path | None) -> Path:
-    if out is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return soaks_directory() / f"{stamp}-{plan.recipe_name}-{os.getpid()}"
-    out = out.absolute()
-    if (out / FILE).is_file():
+    if out is not None and (out.absolute() / FILE).is_file():
         raise UsageError(
             f"{out} holds a soak already", f"go on with it: osvtriage soak --resume {out}"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not an empty directory", "choose another --out")
-    return out
+    return result_directory(out, soaks_directory(), plan.recipe_name)
 
 
 def _image(plan: Plan, recipe: Recipe, observer: Observer) -> Image:

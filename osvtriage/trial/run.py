@@ -16,14 +16,13 @@ from osvtriage.checks.interleave import outcome
 from osvtriage.consoles.payload import PayloadReport
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
-from osvtriage.images.places import runs_directory
+from osvtriage.images.places import result_directory, runs_directory
 from osvtriage.images.record import Image
-from osvtriage.images.store import ImageStore, sweep_leftovers
+from osvtriage.images.store import sweep_leftovers
 from osvtriage.model.errors import OsvtriageError, UsageError
 from osvtriage.model.finding import CheckResult
 from osvtriage.model.verdict import Verdict
 from osvtriage.recipe.recipe import AS_IS, Recipe, Variant
-from osvtriage.systems import SYSTEMS
 from osvtriage.trial import (
     high_water,
     library,
@@ -33,6 +32,7 @@ from osvtriage.trial import (
     stacks_record,
 )
 from osvtriage.trial.again import require_same
+from osvtriage.trial.choice import choose_image
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.overflow import frame_bytes
 from osvtriage.trial.pinpoint import Pinpoint
@@ -99,7 +99,8 @@ def run(
         raise UsageError(
             f"recipe {recipe.name} has no variant {options.variant!r}", f"it has: {names}"
         )
-    out = _directory(recipe, options)
+    name = f"{recipe.name}-{options.variant}"
+    out = result_directory(options.out, runs_directory(), name)
     rundir.sweep()
     sweep_leftovers()
     atomic.sweep(out.parent)
@@ -340,40 +341,6 @@ class _Work:
         )
 
 
-def choose_image(
-    recipe: Recipe, name: str | None, kernel: Path | None, observer: Observer
-) -> Image:
-    """The image *name*, or else the recipe's own, made if need be; with the user's *kernel*.
-
-    Raises:
-        UsageError: there is none, or it is left open which.
-    """
-
-    def progress(message: str) -> None:
-        observer.phase("image", message)
-
-    store = ImageStore()
-    image = store.ensure(name or recipe.image or _only_image(store, recipe), progress)
-    return store.with_kernel(image, kernel) if kernel else image
-
-
-def _only_image(store: ImageStore, recipe: Recipe) -> str:
-    """The image to run where neither the recipe nor the user names one: the only one that fits."""
-    fitting = [image.name for image in store.list() if image.system == recipe.system]
-    if len(fitting) == 1:
-        return fitting[0]
-    system = SYSTEMS[recipe.system].title
-    if not fitting:
-        raise UsageError(
-            f"recipe {recipe.name} needs an image of {system}, and there is none",
-            f"add yours: `osvtriage images add NAME --system {recipe.system} --kernel FILE …`",
-        )
-    raise UsageError(
-        f"recipe {recipe.name} runs on any image of {system}: choose one with --image",
-        f"there are: {', '.join(fitting)}",
-    )
-
-
 def _models(model: Any, items: Any) -> list[Any]:
     return [
         model.model_validate(item.to_json() if hasattr(item, "to_json") else _as_dict(item))
@@ -391,16 +358,6 @@ def _pinpoint(found: Pinpoint | None) -> record.PinpointRecord | None:
     data = asdict(found)
     data["task"] = {"pid": data.pop("pid"), "comm": data.pop("comm")}
     return record.PinpointRecord.model_validate(data)
-
-
-def _directory(recipe: Recipe, options: Options) -> Path:
-    if options.out is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return runs_directory() / f"{stamp}-{recipe.name}-{options.variant}-{os.getpid()}"
-    out = options.out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not an empty directory", "choose another --out")
-    return out
 
 
 def _command(source: str, recipe: Recipe, variant: Variant, options: Options) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
-from osvtriage.images.places import runs_directory
+from osvtriage.images.places import result_directory, runs_directory
 from osvtriage.images.record import Image
-from osvtriage.images.store import ImageStore, sweep_leftovers
+from osvtriage.images.store import sweep_leftovers
 from osvtriage.model.decode import decode
 from osvtriage.model.errors import OsvtriageError, SymbolError, UsageError
 from osvtriage.model.stacks import CallStack, StacksSeen
 from osvtriage.recipe.recipe import AS_IS, Matrix, Recipe, Variant, Workload
 from osvtriage.trial import high_water, identity, interruptible, library, stacks_record
+from osvtriage.trial.choice import take_image
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import prepare
 from osvtriage.trial.request import Observer, Request
@@ -135,7 +134,7 @@ def stacks(
     Raises:
         OsvtriageError: what is asked for does not exist, or could not be done.
     """
-    out = _directory(options.out)
+    out = result_directory(options.out, runs_directory(), "stacks")
     rundir.sweep()
     sweep_leftovers()
     atomic.sweep(out.parent)
@@ -193,9 +192,7 @@ def _image(recipe: Recipe | None, options: Options, observer: Observer) -> Image
     name = options.image or (recipe.image if recipe is not None else None)
     if name is None:
         raise UsageError("whose stacks? name an image with --image, or a recipe that has one")
-    store = ImageStore()
-    image = store.ensure(name, lambda message: observer.phase("image", message))
-    return store.with_kernel(image, options.kernel) if options.kernel else image
+    return take_image(name, options.kernel, observer)
 
 
 def _watching_nothing(recipe: Recipe | None, image: Image) -> Recipe:
@@ -216,12 +213,3 @@ def _watching_nothing(recipe: Recipe | None, image: Image) -> Recipe:
         matrix=Matrix(),
         **nothing,
     )
-
-
-def _directory(out: Path | None) -> Path:
-    if out is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return runs_directory() / f"{stamp}-stacks-{os.getpid()}"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not an empty directory", "choose another --out")
-    return out.absolute()
