@@ -70,6 +70,7 @@ class Options:
     gdbinit: bool = True
     pane: bool = True
     mi: bool = False
+    when_asked: bool = False
     # The record of a run that is to be repeated with the very same files.
     same_as: RunRecord | None = None
 
@@ -176,6 +177,7 @@ class _Work:
             gdbinit=self.options.gdbinit,
             pane=self.options.pane,
             mi=self.options.mi,
+            when_asked=self.options.when_asked,
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
