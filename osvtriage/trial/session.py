@@ -354,8 +354,10 @@ class Session(Trial):
         found = {at: draft.place(self._elf, at, spec) for at, spec in question["places"]}
         places = [place for place in dict.fromkeys(found.values()) if place is not None]
         unknown = [Frame(f"{at:016x}") for at, place in found.items() if place is None]
+        request = self.request
+        text = draft.draft(request.recipe, places, request.variant, beside=request.recipe_directory)
         return {
-            "text": draft.draft(self.request.recipe, places),
+            "text": text,
             "probes": len(places),
             "left_out": [frame.name for frame in self._named(unknown)],
         }
