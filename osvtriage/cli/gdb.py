@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from osvtriage.cli.options import complete_recipe, complete_variant, guest_options
+from osvtriage.cli.options import complete_recipe, guest_options, variant_option
 from osvtriage.cli.run import run_options
 
 if TYPE_CHECKING:
@@ -35,14 +35,7 @@ def _complete_stop(
 
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=complete_recipe)
-@click.option(
-    "--variant",
-    default="as-is",
-    show_default=True,
-    metavar="V",
-    shell_complete=complete_variant,
-    help="The variant to run; as-is changes nothing.",
-)
+@variant_option
 @click.option(
     "--stop-at",
     default="finding",
