@@ -435,7 +435,6 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
             parts += [name, str(path)] if path else []
         parts += ["--args", shlex.join(own.arguments)] if own.arguments else []
         parts += ["--comm", own.comm] if own.comm else []
-    parts += ["--stacks"] if options.stacks else []
     if options.accelerator != "auto":
         parts += ["--accel", options.accelerator]
     if options.engine != "auto":
