@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from osvtriage.cli.options import complete_recipe, complete_variant, guest_options
+from osvtriage.cli.options import complete_recipe, guest_options, variant_option
 from osvtriage.cli.run import run_options
 
 if TYPE_CHECKING:
@@ -35,14 +35,7 @@ def _complete_stop(
 
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=complete_recipe)
-@click.option(
-    "--variant",
-    default="as-is",
-    show_default=True,
-    metavar="V",
-    shell_complete=complete_variant,
-    help="The variant to run; as-is changes nothing.",
-)
+@variant_option
 @click.option(
     "--stop-at",
     default="finding",
@@ -67,6 +60,11 @@ def _complete_stop(
 @click.option(
     "--mi", is_flag=True, help="Talk gdb's machine interface (MI) on standard input and output."
 )
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="With --mi: attach only when the client says `ot begin`, after settings of its own.",
+)
 @guest_options
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N"
@@ -84,6 +82,7 @@ def gdb(
     nx: bool,
     pane: bool,
     mi: bool,
+    wait: bool,
     out: Path | None,
     **chosen: Any,
 ) -> int:
@@ -114,12 +113,15 @@ def gdb(
 
     if (recipe is None) == (record is None):
         raise UsageError("a session is of a RECIPE or of a --record, one of the two")
+    if wait and not mi:
+        raise UsageError("--wait is for a client of MI: it goes with --mi")
     if record is None:
         assert recipe is not None
         options = run_options(**chosen)
     else:
         recipe, options = _again(record)
-    options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, mi=mi, out=out)
+    options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, out=out)
+    options = replace(options, mi=mi, when_asked=wait)
     # The terminal becomes gdb's: nothing is drawn there.
     made, directory = run_recipe(library.load(recipe), recipe, options, PlainObserver())
     if not mi:

@@ -69,7 +69,7 @@ def interleave(
       osvtriage interleave glibc-reclaim-stacks --boundary __GI___nptl_deallocate_stack+0x45
     """
     from osvtriage.model.errors import UsageError
-    from osvtriage.report import boundaries, lists, live, terminal
+    from osvtriage.report import boundaries, live, pictures, terminal
     from osvtriage.trial import library
     from osvtriage.trial.request import Steering
     from osvtriage.trial.run import Options
@@ -97,7 +97,7 @@ def interleave(
                 **chosen,
             )
             done.append(run_recipe(loaded, recipe, options, observer))
-            lists.write_picture(*done[-1])
+            pictures.write(*done[-1])
     if as_json:
         boundaries.print_json([record for record, _ in done])
     else:

@@ -48,7 +48,7 @@ _COMMANDS = {
     "audit": ("osvtriage.cli.audit", "audit", "Watch many kernel functions for lost state."),
     "show": ("osvtriage.cli.show", "show", "Print a run record again."),
     "triage": ("osvtriage.cli.triage", "triage", "Say what a guest died of."),
-    "recipes": ("osvtriage.cli.recipes", "recipes", "List, show and lint recipes."),
+    "recipes": ("osvtriage.cli.recipes", "recipes", "List, show, begin and lint recipes."),
     "images": ("osvtriage.cli.images", "images", "Make, add and check guest images."),
     "unwinder": (
         "osvtriage.cli.unwinder",

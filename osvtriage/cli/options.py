@@ -70,6 +70,20 @@ def complete_register(
 
 
 recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=complete_recipe)
+variant_option = click.option(
+    "--variant",
+    default="as-is",
+    show_default=True,
+    metavar="V",
+    shell_complete=complete_variant,
+    help="The variant to run; as-is changes nothing.",
+)
+duration_option = click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds that a guest is watched which does not end by itself; the recipe's by default.",
+)
 records_option = click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -10,10 +10,11 @@ import click
 
 from osvtriage.cli.options import (
     complete_register,
-    complete_variant,
+    duration_option,
     guest_options,
     json_option,
     recipe_argument,
+    variant_option,
 )
 
 if TYPE_CHECKING:
@@ -22,24 +23,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @recipe_argument
-@click.option(
-    "--variant",
-    default="as-is",
-    show_default=True,
-    metavar="V",
-    shell_complete=complete_variant,
-    help="The variant to run; as-is changes nothing.",
-)
+@variant_option
 @guest_options
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N"
 )
-@click.option(
-    "--duration",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
-    help="Seconds that a guest is watched which does not end by itself; the recipe's by default.",
-)
+@duration_option
 @click.option(
     "--pinpoint",
     metavar="REGISTER",
@@ -112,7 +101,7 @@ def run(
       osvtriage run glibc-reclaim-stacks --program ./a.out --libs /lib/x86_64-linux-gnu
     """
     from osvtriage.model.verdict import Verdict
-    from osvtriage.report import lists, live, overflow, terminal
+    from osvtriage.report import live, pictures, terminal
     from osvtriage.trial import library
     from osvtriage.trial.run import run as run_recipe
 
@@ -120,8 +109,7 @@ def run(
     options = run_options(**chosen)
     with live.observer(quiet=as_json) as observer:
         record, directory = run_recipe(loaded, recipe, options, observer)
-    lists.write_picture(record, directory)
-    overflow.write_picture(record, directory)
+    pictures.write(record, directory)
     if as_json:
         terminal.print_json(record)
     else:

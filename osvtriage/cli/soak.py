@@ -13,7 +13,13 @@ from typing import Any
 
 import click
 
-from osvtriage.cli.options import complete_recipe, complete_variant, guest_options, json_option
+from osvtriage.cli.options import (
+    complete_recipe,
+    duration_option,
+    guest_options,
+    json_option,
+    variant_option,
+)
 from osvtriage.model.errors import Interrupted, UsageError
 from osvtriage.report import soaking
 from osvtriage.report.judgement import print_judgement
@@ -78,14 +84,7 @@ def _complete_condition(
     metavar="J",
     help="Trials at once; as many as processors and memory allow by default.",
 )
-@click.option(
-    "--variant",
-    default="as-is",
-    show_default=True,
-    metavar="V",
-    shell_complete=complete_variant,
-    help="The variant to run; as-is changes nothing.",
-)
+@variant_option
 @click.option(
     "--matrix",
     multiple=True,
@@ -99,12 +98,7 @@ def _complete_condition(
     "[snapshot where the recipe allows it]",
 )
 @guest_options
-@click.option(
-    "--duration",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
-    help="Seconds that a guest is watched which does not end by itself; the recipe's by default.",
-)
+@duration_option
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),

@@ -47,7 +47,7 @@ def verify(
       osvtriage verify ppc64le-save-fpu --smp 2
       osvtriage verify ppc64le-save-fpu --image debian-trixie-ppc64le
     """
-    from osvtriage.report import live, terminal
+    from osvtriage.report import live, pictures, terminal
     from osvtriage.trial import library
     from osvtriage.trial.run import Options
     from osvtriage.trial.verify import exit_code
@@ -59,6 +59,7 @@ def verify(
     with live.observer(quiet=as_json) as observer:
         for control in verify_recipe(loaded, recipe, options, observer, variants):
             controls.append(control)
+            pictures.write(control.record, control.directory)
             if not as_json:
                 observer.line(terminal.control_line(control))
     if as_json:

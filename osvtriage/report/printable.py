@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 # What Unicode calls noncharacters: XML forbids two of them, HTML all.
 _NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
@@ -24,6 +25,15 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """As :func:`printable`, with line feeds and tabs written out too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def escaped(value: Any) -> Any:
+    """A record's *value*, as JSON has it, with every string in it as :func:`one_line`."""
+    if isinstance(value, dict):
+        return {escaped(key): escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from osvtriage.model.verdict import Verdict
 from osvtriage.report import lists, overflow, stacks
-from osvtriage.report.printable import one_line, printable
+from osvtriage.report.printable import escaped, one_line, printable
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial.record import (
     FindingRecord,
@@ -58,7 +58,7 @@ def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     # A record that somebody sent is as hostile as a guest: all that is in it is escaped. Only an
     # error has more than one line: it can show a listing, or what a compiler said.
     reason = (printable if record.verdict is Verdict.ERROR else one_line)(record.reason)
-    record = RunRecord.model_validate(_escaped(record.model_dump(by_alias=True)))
+    record = RunRecord.model_validate(escaped(record.model_dump(by_alias=True)))
     yield _headline(record)
     yield Text(reason)
     if record.hint:
@@ -79,14 +79,6 @@ def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     yield Text(f"time     {_times(record)}", "dim")
     yield Text(f"again    {one_line(record.command)}", "dim")
     yield Text(f"record   {one_line(str(directory))}", "dim")
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_escaped(key): _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return one_line(value) if isinstance(value, str) else value
 
 
 def _headline(record: RunRecord) -> Text:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from rich.text import Text
 
-from osvtriage.report.printable import one_line
+from osvtriage.report.printable import escaped
 from osvtriage.report.terminal import stdout
 from osvtriage.triage.record import CpuRecord, CrashRecord, FrameRecord, TriageRecord
 
@@ -31,7 +30,7 @@ def print_triage_json(record: TriageRecord) -> None:
 
 def lines(record: TriageRecord) -> Iterator[Text]:
     """The lines of :func:`print_triage`."""
-    record = TriageRecord.model_validate(_escaped(record.model_dump(by_alias=True)))
+    record = TriageRecord.model_validate(escaped(record.model_dump(by_alias=True)))
     if record.crash is None:
         yield Text("NO CAUSE FOUND", "bold yellow")
         yield Text(record.reason)
@@ -100,12 +99,3 @@ def _cpu(cpu: CpuRecord) -> Iterator[Text]:
     comm = cpu.task.comm
     who = f", {comm or '?'}, pid {cpu.task.pid}" if cpu.task.pid is not None else ""
     yield Text(f"  vCPU {cpu.number:<4} at {place}{who}", "dim")
-
-
-def _escaped(value: Any) -> Any:
-    """A log that somebody sent is hostile: whatever is in it is escaped."""
-    if isinstance(value, dict):
-        return {_escaped(key): _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return one_line(value) if isinstance(value, str) else value

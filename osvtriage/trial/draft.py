@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
-from osvtriage.recipe.recipe import Recipe
+from osvtriage.recipe.fill_in import MARK
+from osvtriage.recipe.recipe import AS_IS, Recipe, Variant
 from osvtriage.symbols import disassembly
 from osvtriage.symbols.elf import ElfImage
 
@@ -53,46 +56,112 @@ def place(elf: ElfImage, address: int, spec: str) -> Place | None:
     return None
 
 
-def draft(recipe: Recipe, places: Sequence[Place]) -> str:
+def draft(
+    recipe: Recipe,
+    places: Sequence[Place],
+    variant: Variant | None = None,
+    name: str = "my-bug",
+    beside: Path = Path(),
+) -> str:
     """The text of a recipe file with a probe for each of the *places*, on the workload of *recipe*.
 
-    It lints once its controls are filled in, and a check where no probe has two sides.
+    The *variant* that the session was of comes along, with its patches, where it changes what any
+    recipe can. What only the user knows is a comment `# fill in: …`: see :mod:`fill_in`.
+
+    Args:
+        beside: the directory of *recipe*, from which the path of its payload is looked up.
     """
-    return "\n".join(_lines(recipe, places)) + "\n"
+    parts = (_head(recipe, name), _workload(recipe, beside), _watched(places))
+    return "\n".join(chain(*parts, _controls(recipe, variant))) + "\n"
 
 
-def _lines(recipe: Recipe, places: Sequence[Place]) -> Iterator[str]:
-    yield "# Begun by `ot export`. `osvtriage recipes lint` says what is still missing."
+def _head(recipe: Recipe, name: str) -> Iterator[str]:
+    yield "# Delete each comment `fill in` once it is done. `osvtriage recipes lint` lists those"
+    yield "# that are left."
     yield 'schema = "osvtriage.recipe/1"'
-    yield 'name = "my-bug"'
-    yield 'title = "What goes wrong, in a line"'
+    yield f"name = {_quoted(name)}"
+    yield f'title = "" {MARK}what goes wrong, in a line'
+    yield f'about = "" {MARK}how it goes wrong, and why nobody sees it'
     yield f"system = {_quoted(recipe.system)}"
     yield f"arch = {_quoted(recipe.arch)}"
     if recipe.image is not None:
         yield f"image = {_quoted(recipe.image)}"
-    yield from ("", "[workload]")
+
+
+def _workload(recipe: Recipe, beside: Path) -> Iterator[str]:
     workload = recipe.workload
-    for key in ("payload", "linkage", "append"):
+    yield from ("", "[workload]")
+    if workload.payload is not None:
+        own = workload.payload.endswith(".c")
+        payload = str((beside / workload.payload).absolute()) if own else workload.payload
+        yield f"payload = {_quoted(payload)}"
+    for key in ("linkage", "append"):
         if value := getattr(workload, key):
             yield f"{key} = {_quoted(value)}"
     if workload.arguments:
-        yield f"arguments = [{', '.join(map(_quoted, workload.arguments))}]"
+        yield f"arguments = {_array(workload.arguments)}"
     yield f"limit = {workload.limit:g}"
     if workload.duration is not None:
         yield f"duration = {workload.duration:g}"
+
+
+def _watched(places: Sequence[Place]) -> Iterator[str]:
+    """The probes and their checks."""
     names = _names(places)
     for name, where in zip(names, places, strict=True):
         yield from ("", "[[probe]]", f"name = {_quoted(name)}", *where.lines, "required = 1")
+    if not places:
+        yield from ("", f"{MARK}a [[probe]]: where to look, and what to take there")
     compared = [name for name, where in zip(names, places, strict=True) if where.callee]
     for name in compared:
         yield from ("", "[[check]]", 'kind = "fpu-preserved"', f"probe = {_quoted(name)}")
     if not compared:
-        yield from ("", "# A check says what of the above is damage; fpu-preserved needs a probe")
-        yield from ("# with an exit: `call`, or `until_after_call`.", "# [[check]]")
+        yield from ("", f"{MARK}a [[check]]: which of what the probes see is damage")
+        yield "# (fpu-preserved needs a probe with an exit: `call`, or `until_after_call`)"
+
+
+def _controls(recipe: Recipe, variant: Variant | None) -> Iterator[str]:
+    """The variants: at least two that must give a verdict, one each way."""
     yield from ("", "[[variant]]", 'name = "as-is"', 'title = "the image as it is"')
-    yield '# expect = "clean"        # the control without the bug, or the one with it'
-    yield from ("", "# [[variant]]", '# name = "with-the-bug"', '# title = "…"')
-    yield from ('# expect = "reproduced"', "# arguments or patch = …   # what brings the bug")
+    known = 0
+    if recipe.image is not None:
+        known += 1
+        yield f"{MARK}expect, the verdict that it must give: clean or reproduced"
+    if variant is not None and _is_plain(variant):
+        known += 1
+        yield from _session_variant(recipe, variant)
+    for name in ("control-1", "control-2")[known:]:
+        yield from ("", "[[variant]]", f"name = {_quoted(name)} {MARK}what it is called")
+        yield f'title = "" {MARK}what it changes'
+        yield f"{MARK}what makes the difference: patch, arguments or append"
+        yield f"{MARK}expect; one control must be reproduced, and one clean"
+
+
+def _is_plain(variant: Variant) -> bool:
+    """Whether it changes something, and needs no table that a draft has not."""
+    steered = (variant.interleave, variant.frame_bytes, variant.page_fault_ist, variant.shifted)
+    return variant.name != AS_IS and not variant.kaslr and not any(steered)
+
+
+def _session_variant(recipe: Recipe, variant: Variant) -> Iterator[str]:
+    for patch in recipe.patch:
+        if patch.name in variant.patch:
+            change = patch.replace
+            yield from ("", "[[patch]]", f"name = {_quoted(patch.name)}")
+            for key in ("functions", "find", "never_had"):
+                if value := getattr(patch, key):
+                    yield f"{key} = {_array(value)}"
+            words = f"word = {_quoted(change.word)}, instruction = {_quoted(change.instruction)}"
+            yield f"replace = {{ index = {change.index}, {words} }}"
+    yield from ("", "# The session was of this one.", "[[variant]]")
+    yield from (f"name = {_quoted(variant.name)}", f"title = {_quoted(variant.title)}")
+    for key in ("patch", "arguments"):
+        if value := getattr(variant, key):
+            yield f"{key} = {_array(value)}"
+    for key in ("append", "needs_symbol"):
+        if value := getattr(variant, key):
+            yield f"{key} = {_quoted(value)}"
+    yield f"{MARK}expect, the verdict that it must give: clean or reproduced"
 
 
 def _names(places: Sequence[Place]) -> list[str]:
@@ -112,3 +181,7 @@ def _names(places: Sequence[Place]) -> list[str]:
 def _quoted(text: str) -> str:
     # A TOML basic string is written like one of JSON.
     return json.dumps(text, ensure_ascii=False)
+
+
+def _array(words: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, words))}]"

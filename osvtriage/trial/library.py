@@ -8,6 +8,7 @@ from pathlib import Path
 from osvtriage.images import payload
 from osvtriage.model.errors import DataFileError, OsvtriageError, UsageError
 from osvtriage.recipe import lines, tomlfile
+from osvtriage.recipe.fill_in import still_to_fill_in
 from osvtriage.recipe.recipe import Recipe
 from osvtriage.recipe.shipped import recipes_directory
 from osvtriage.trial import checking
@@ -53,11 +54,22 @@ def load(name: str) -> Recipe:
 
 
 def lint(name: str) -> list[str]:
-    """What is wrong with the recipe *name*, a line each; empty where it is sound."""
+    """What is wrong with the recipe *name*, or to fill in, a line each; empty where it is sound."""
+    problems = []
     try:
         recipe = load(name)
         if recipe.workload.payload:
             payload.payload_source(recipe.workload.payload, find(name).parent)
     except OsvtriageError as error:
-        return str(error).splitlines()
-    return []
+        problems = str(error).splitlines()
+    return [*_to_fill_in(name), *problems]
+
+
+def _to_fill_in(name: str) -> list[str]:
+    """What is still to fill in; nothing of a file that is none, for that is told already."""
+    try:
+        path = find(name)
+        text = path.read_text(encoding="utf-8")
+    except (OsvtriageError, OSError, ValueError):
+        return []
+    return [f"{path}:{line}: to fill in: {what}" for line, what in still_to_fill_in(text)]

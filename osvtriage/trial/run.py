@@ -70,6 +70,7 @@ class Options:
     gdbinit: bool = True
     pane: bool = True
     mi: bool = False
+    when_asked: bool = False
     # The record of a run that is to be repeated with the very same files.
     same_as: RunRecord | None = None
 
@@ -177,6 +178,7 @@ class _Work:
             gdbinit=self.options.gdbinit,
             pane=self.options.pane,
             mi=self.options.mi,
+            when_asked=self.options.when_asked,
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
@@ -390,7 +392,6 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
             parts += [name, str(path)] if path else []
         parts += ["--args", shlex.join(own.arguments)] if own.arguments else []
         parts += ["--comm", own.comm] if own.comm else []
-    parts += ["--stacks"] if options.stacks else []
     if options.accelerator != "auto":
         parts += ["--accel", options.accelerator]
     if options.engine != "auto":

@@ -137,16 +137,18 @@ class Session(Trial):
         plan = self.directory / "session.json"
         plan.write_text(self._plan().to_json(), encoding="utf-8")
         package = str(Path(__file__).parents[2])
-        steps = ["--interpreter=mi3"] if self.request.mi else []
+        mi = self.request.mi
+        steps = ["--interpreter=mi3"] if mi else []
         steps += [
             *("-ex", f"python import sys; sys.path.insert(0, {package!r})"),
             *("-ex", "python from osvtriage.gdb.inside import interactive as _osvtriage"),
-            *("-ex", f"python _osvtriage.prepare({str(plan)!r})"),
+            *("-ex", f"python _osvtriage.prepare({str(plan)!r}, mi={mi})"),
         ]
         if self.request.gdbinit:
             for path in user_gdbinit():
                 steps += ["-x", str(path)]
-        steps += ["-ex", "python _osvtriage.begin()"]
+        if not self.request.when_asked:
+            steps += ["-ex", "python _osvtriage.begin()"]
         await self._user_gdb.start(self._link, steps)
         await self._until_left()
         if self._refused is not None:
@@ -352,8 +354,10 @@ class Session(Trial):
         found = {at: draft.place(self._elf, at, spec) for at, spec in question["places"]}
         places = [place for place in dict.fromkeys(found.values()) if place is not None]
         unknown = [Frame(f"{at:016x}") for at, place in found.items() if place is None]
+        request = self.request
+        text = draft.draft(request.recipe, places, request.variant, beside=request.recipe_directory)
         return {
-            "text": draft.draft(self.request.recipe, places),
+            "text": text,
             "probes": len(places),
             "left_out": [frame.name for frame in self._named(unknown)],
         }

@@ -57,7 +57,7 @@ def require_shown(step: Step, printed: str) -> None:
         assert re.search(pattern, printed), f"{step.typed}: no {line!r} in\n{printed}"
 
 
-@pytest.mark.parametrize("tutorial", ["tutorial-osv.md", "tutorial-linux.md"])
+@pytest.mark.parametrize("tutorial", ["tutorial-osv.md", "tutorial-linux.md", "road.md"])
 def test_a_tutorial_does_what_it_says(
     tutorial: str,
     places: Places,

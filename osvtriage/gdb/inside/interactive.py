@@ -1,7 +1,8 @@
 """A session: the probes of a trial in a gdb whose command line is the user's.
 
 gdb is started with three steps on its command line: :func:`prepare`, the user's own gdbinit, and
-:func:`begin`, which attaches, arms and runs to the first stop. gdb's prompt comes behind them.
+:func:`begin`, which attaches, arms and runs to the first stop. gdb's prompt comes behind them. An
+editor that has settings to make first asks for the attaching itself: :func:`begin_when_asked`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Stop:
 class Session(probes.Session):
     """The probes of a session, which tells osvtriage of each event and hears what that shows."""
 
-    def __init__(self, plan: SessionPlan, link: Link) -> None:
+    def __init__(self, plan: SessionPlan, link: Link, mi: bool) -> None:
+        # Of a silent stop MI says neither the reason nor the thread, and an editor shows none.
+        self.silent = not mi
         super().__init__(plan.probes)
         self.session_plan = plan
         self.link = link
@@ -100,9 +103,9 @@ class Session(probes.Session):
 class _GivesUp(gdb.Breakpoint):  # type: ignore[misc]
     """A function that the kernel calls when it dies."""
 
-    def __init__(self, address: int) -> None:
+    def __init__(self, address: int, silent: bool) -> None:
         super().__init__(f"*{address:#x}", internal=True)
-        self.silent = True
+        self.silent = silent
         self.address = address
 
     def stop(self) -> bool:
@@ -112,7 +115,7 @@ class _GivesUp(gdb.Breakpoint):  # type: ignore[misc]
 
 
 _session: Session | None = None
-_begin: Callable[[], None] | None = None
+_begin: Callable[[bool], None] | None = None
 
 
 def session() -> Session:
@@ -126,8 +129,11 @@ def session() -> Session:
     return _session
 
 
-def prepare(path: str) -> None:
-    """Set gdb up for the session whose plan is in the file *path*; not attached yet."""
+def prepare(path: str, mi: bool = False) -> None:
+    """Set gdb up for the session whose plan is in the file *path*; not attached yet.
+
+    With *mi* it talks the machine interface.
+    """
     global _begin
     with open(path, encoding="utf-8") as file:
         plan = SessionPlan.from_json(file.read())
@@ -140,16 +146,16 @@ def prepare(path: str) -> None:
 
     # Not above: the commands import this module.
     define()
-    _begin = functools.partial(_attach, plan, link)
+    _begin = functools.partial(_attach, plan, link, mi)
 
 
-def begin() -> None:
-    """Attach to the guest, arm the probes, and run to the first stop."""
+def begin(to_stop: bool = True) -> None:
+    """Attach to the guest, arm the probes, and run to the first stop, or stay before it."""
     # Ctrl-C comes as an exception where Python runs, and ends what gdb itself is in the middle of.
     try:
         if _begin is None:
             raise KeyboardInterrupt
-        _begin()
+        _begin(to_stop)
     except Refused:
         # osvtriage says why, once this gdb is gone.
         gdb.execute("quit 1")
@@ -159,7 +165,18 @@ def begin() -> None:
         raise
 
 
-def _attach(plan: SessionPlan, link: Link) -> None:
+def begin_when_asked() -> None:
+    """Attach to the guest and arm the probes: a client of MI lets it go when it is ready.
+
+    Raises:
+        gdb.GdbError: it is attached already.
+    """
+    if _session is not None:
+        raise gdb.GdbError("the guest is attached already")
+    begin(to_stop=False)
+
+
+def _attach(plan: SessionPlan, link: Link, mi: bool, to_stop: bool) -> None:
     global _session
     try:
         with silence():
@@ -171,10 +188,10 @@ def _attach(plan: SessionPlan, link: Link) -> None:
             _run_to(plan.sleep_address)
         there = [read(sample.address, sample.size) for sample in plan.samples]
         link.ask("compare", memory=[None if raw is None else raw.hex() for raw in there])
-        made = Session(plan, link)
+        made = Session(plan, link, mi)
         made.arm()
         for address in plan.gives_up:
-            _GivesUp(address)
+            _GivesUp(address, made.silent)
     except (gdb.error, OSError, ValueError):
         link.ask("failed", trace=traceback.format_exc())
     _session = made
@@ -183,7 +200,7 @@ def _attach(plan: SessionPlan, link: Link) -> None:
     gdb.events.cont.connect(_forget_stop)
     gdb.write(f"osvtriage: {plan.title}\n")
     link.ask("go")
-    if plan.stop_at.kind == "boot":
+    if plan.stop_at.kind == "boot" or not to_stop:
         gdb.write("The guest has booted and is armed; `continue` lets its workload begin.\n")
     else:
         gdb.write(f"Running until {plan.stop_at.name}; Ctrl-C stops the guest.\n")

@@ -32,7 +32,7 @@ class _Stop(gdb.Breakpoint):  # type: ignore[misc]
 
     def __init__(self, owner: Probe, side: Side, address: int) -> None:
         super().__init__(f"*{address:#x}", internal=True)
-        self.silent = True
+        self.silent = owner.session.silent
         self.enabled = False
         self.owner = owner
         self.side: Side = side
@@ -239,6 +239,9 @@ def _enable(stops: Iterable[_Stop | _Finder], enabled: bool) -> None:
 
 class Session:
     """All probes of a plan over one inferior."""
+
+    # Whether gdb keeps to itself that a probe stopped the guest.
+    silent = True
 
     def __init__(self, plan: GdbPlan) -> None:
         self.plan = plan

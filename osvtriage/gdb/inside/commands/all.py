@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from osvtriage.gdb.inside.commands import (
+    begin,
     clobber,
     export,
     fpu,
@@ -15,6 +16,7 @@ from osvtriage.gdb.inside.commands import (
 from osvtriage.gdb.inside.commands.base import Prefix
 
 _COMMANDS = (
+    begin.Begin,
     status.Status,
     status.Probes,
     status.Finding,

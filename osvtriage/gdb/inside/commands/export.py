@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,7 @@ class Export(Command):
 
     A breakpoint at a function's entry becomes a `function` probe, one at a call a `call` probe with
     two sides, whose FPU state is compared. Others have no words in a recipe, and are named here.
-    Then: `osvtriage recipes lint FILE.toml`, which says what is still to be filled in, and
-    `osvtriage verify FILE.toml`."""
+    Then: `osvtriage recipes new NAME --from FILE.toml`, which says what is to be filled in."""
 
     name = "export"
 
@@ -44,4 +44,7 @@ class Export(Command):
         if not answer["probes"]:
             raise gdb.GdbError("no breakpoint is where a recipe can have a probe")
         path.write_text(answer["text"], encoding="utf-8")
-        gdb.write(f"{path}: {answer['probes']} probes; now `osvtriage recipes lint {path}`\n")
+        gdb.write(
+            f"{path}: {answer['probes']} probes; "
+            f"now `osvtriage recipes new NAME --from {shlex.quote(str(path))}`\n"
+        )
