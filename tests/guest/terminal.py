@@ -126,6 +126,10 @@ class Outside:
         self._scratch.unlink()
         return raw
 
+    def word(self, address: int) -> int:
+        """The doubleword at a virtual address of the first vCPU."""
+        return int.from_bytes(self.memory(address, 8), "little")
+
     def close(self) -> None:
         self._lines.close()
         self._socket.close()

@@ -22,9 +22,12 @@ from terminal import PROMPT, Outside, Terminal
 from osvtriage.arch import X86_64
 from osvtriage.images.places import cache_directory
 from osvtriage.images.store import ImageStore
+from osvtriage.symbols.btf import Btf
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.linux import offsets
+from osvtriage.symbols.linux_stacks import stack_bytes
 from osvtriage.systems.osv import THREAD_MAP
+from osvtriage.unwind import pt_regs
 
 Start = Callable[..., Command]
 Session = Callable[..., Terminal]
@@ -292,7 +295,9 @@ def test_a_probe_in_a_process_stops_linux_on_x86_64(
     assert "Stopped: probe reclaim, entry, of payload" in told
     qemu = outside()
     assert f"0x{qemu.register('RIP')}, in payload" in session.run("ot status")
-    assert "cannot be followed" in session.run("ot bt")
+    # In user mode: what there is of the program's own calls, gdb's `bt` tells.
+    assert session.run("ot bt").startswith(f"#0  0x{qemu.register('RIP')} 0x")
+    assert "no frame here entered the kernel" in session.run("ot regs")
 
     listed = re.findall(
         r"^(\d+) +(.+?) +(\d+|-) +(?:not )?running +0x(\w+)", session.run("ot tasks"), re.M
@@ -304,12 +309,54 @@ def test_a_probe_in_a_process_stops_linux_on_x86_64(
     assert [cpu for *_, cpu, _ in listed].count("0") == 1
     assert image.symbols is not None
     with ElfImage(image.symbols, X86_64) as elf:
-        at = offsets(elf)
+        at = offsets(elf) | {"stack bytes": stack_bytes(elf)}
+        types = Btf.of(elf)
+    at["thread.sp"], _ = types.member("task_struct", "thread.sp")
+    at["frame"] = types.size("inactive_task_frame")
     for number, name, _, address in listed:
         there = qemu.memory(int(address, 16) + at["comm"], 16)
         assert there.split(b"\0")[0].decode() == name
         there = qemu.memory(int(address, 16) + at["pid"], 4)
         assert int.from_bytes(there, "little") == int(number)
+
+    # A task that sleeps: its innermost frame is where __switch_to_asm returns to, which is the
+    # last word of what that pushed.
+    (init,) = (int(address, 16) for number, *_, address in listed if number == "1")
+    saved = qemu.word(init + at["thread.sp"])
+    calls = session.run("ot threads 1")
+    assert re.search(rf"^#0  0x{qemu.word(saved + at['frame'] - 8):016x} __schedule\+", calls, re.M)
+    waits = re.search(r"^#\d+ +0x(\w+) == system call wait4\(.*from user mode", calls, re.M)
+    assert waits is not None
+    assert int(waits[1], 16) == qemu.word(qemu.word(init + at["stack"]) + at["stack bytes"] - 5 * 8)
+
+    # In the kernel, where gdb's own `bt` has no tables.
+    session.run("break *wake_up_new_task")
+    assert "Breakpoint" in session.run("continue")
+    backtrace = session.run("ot bt")
+    assert backtrace.startswith(f"#0  0x{qemu.register('RIP')} wake_up_new_task+0x0\n")
+    entered = re.search(r"^#(\d+) +0x(\w+) == system call clone", backtrace, re.M)
+    assert entered is not None
+    own = re.findall(r"^#(\d+) +0x(\w+) in (\w+)", session.run("bt"), re.M)
+    assert own == re.findall(r"^#(\d+) +0x(\w+) (\w+)\+", backtrace, re.M)
+    registers = dict(re.findall(r"(\w+) +([0-9a-f]{16})", session.run(f"ot regs {entered[1]}")))
+    current = qemu.word(int(qemu.register("GS =0000"), 16) + at["current"])
+    end = qemu.word(current + at["stack"]) + at["stack bytes"]
+    assert {
+        name: f"{qemu.word(end - pt_regs.BYTES + 8 * number):016x}"
+        for number, name in enumerate(pt_regs.NAMES)
+    } == registers
+    assert entered[2] == registers["rip"]
+    # It returns to the next frame.
+    session.run("delete")
+    session.run("finish")
+    assert qemu.register("RIP") == re.findall(r"^#1 +0x(\w+)", backtrace, re.M)[0]
+
+    # A thread of the kernel, up to where it began.
+    session.run("tbreak *process_one_work")
+    session.run("continue")
+    own = re.findall(r"^#(\d+) +0x(\w+) in (\w+)", session.run("bt"), re.M)
+    assert own == re.findall(r"^#(\d+) +0x(\w+) (\w+)\+", session.run("ot bt"), re.M)
+    assert own[-1][2].startswith("ret_from_fork")
     assert session.quit()[0] == 0
     places.assert_clean()
 

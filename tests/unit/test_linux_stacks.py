@@ -22,7 +22,7 @@ from osvtriage.model.plan import Field, GdbPlan, ThreadPlan
 from osvtriage.model.stacks import StacksPlan, TaskStack
 from osvtriage.report import stacks as report
 from osvtriage.report import terminal
-from osvtriage.systems import linux_stacks
+from osvtriage.systems import linux_tasks
 from osvtriage.systems.linux_stacks import STACK_END_MAGIC, look, low_water
 from osvtriage.trial import high_water, stacks_record
 from osvtriage.trial.record import RunRecord
@@ -153,7 +153,7 @@ def test_damaged_threads_do_not_hide_other_processes() -> None:
 
 
 def test_a_list_without_end_is_not_walked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linux_stacks, "MOST_TASKS", 3)
+    monkeypatch.setattr(linux_tasks, "MOST_TASKS", 3)
     seen = look(guest({0: [0], 1: [1, 2, 3, 4]}).read, PLAN)
     assert len(seen.tasks) == 3
     assert seen.partial is not None
