@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from osvtriage.model.stacks import StacksPlan, StacksSeen, TaskStack
 from osvtriage.systems import linux_tasks
@@ -13,6 +13,8 @@ Read = Callable[[int, int], bytes | None]
 # include/uapi/linux/magic.h: the stack's lowest word, set_task_stack_end_magic() in kernel/fork.c.
 STACK_END_MAGIC = 0x57AC6E9D
 _WORD = 8
+# Tasks over which the offset of their stacks must hold.
+_CHECKED_TASKS = 24
 
 
 def look(read: Read, plan: StacksPlan) -> StacksSeen:
@@ -21,8 +23,35 @@ def look(read: Read, plan: StacksPlan) -> StacksSeen:
     The idle tasks of further processors are in no list, and so not here.
     """
     listed = linux_tasks.tasks(read, plan.first, plan.fields, plan.offsets)
-    found = [stack(read, plan, task) for task in listed.tasks]
+    found = [stack(read, plan.offsets, plan.stack_bytes, task) for task in listed.tasks]
     return StacksSeen(tuple(sorted(found, key=lambda one: -(one.used or -1))), listed.damage)
+
+
+def find(read: Read, tasks: Iterable[Task], size: int) -> int:
+    """The offset of ``stack`` in task_struct: it leads each task to an end mark of its own.
+
+    Raises:
+        NotFound: there is none.
+    """
+    first, *others = list(tasks)[:_CHECKED_TASKS]
+    raw = read(first.address, linux_tasks.SEARCHED_BYTES) or b""
+    for at in range(0, len(raw) - _WORD, _WORD):
+        stacks = {int.from_bytes(raw[at : at + _WORD], "little")}
+        if not _is_stack(read, min(stacks), size):
+            continue
+        stacks |= {_word(read, task.address + at) or 0 for task in others}
+        # A zombie has none any more.
+        if len(stacks - {0}) > len(others) // 2 and all(
+            _is_stack(read, base, size) for base in stacks - {0}
+        ):
+            return at
+    raise linux_tasks.NotFound("no member of the tasks leads to their stacks")
+
+
+def _is_stack(read: Read, base: int, size: int) -> bool:
+    """Whether a stack begins at *base*: with its end mark, and aligned to its size (THREAD_ALIGN,
+    include/asm-generic and arch/powerpc/include/asm/thread_info.h)."""
+    return base != 0 and base % size == 0 and _word(read, base) == STACK_END_MAGIC
 
 
 def low_water(read: Read, base: int, size: int) -> tuple[int | None, bool | None]:
@@ -40,17 +69,17 @@ def low_water(read: Read, base: int, size: int) -> tuple[int | None, bool | None
     return (lowest if whole else base), whole
 
 
-def stack(read: Read, plan: StacksPlan, task: Task) -> TaskStack:
-    """The stack of one task."""
-    base = _word(read, task.address + plan.offsets["stack"]) or None
-    lowest, mark = (None, None) if base is None else low_water(read, base, plan.stack_bytes)
+def stack(read: Read, offsets: Mapping[str, int], size: int, task: Task) -> TaskStack:
+    """The stack of one task, of *size* bytes; ``stack`` of *offsets* leads to it."""
+    base = _word(read, task.address + offsets["stack"]) or None
+    lowest, mark = (None, None) if base is None else low_water(read, base, size)
     return TaskStack(
         task=task.address,
         pid=task.pid,
         tgid=task.tgid,
         comm=task.comm,
         base=base,
-        size=plan.stack_bytes,
+        size=size,
         lowest=lowest,
         mark=mark,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from osvtriage.model.plan import Field
 
 # task_struct up to its thread_struct is 3 to 5 KiB on kernels with everything built in.
-_SEARCHED_BYTES = 8192
+SEARCHED_BYTES = 8192
 # More than a guest of ours has by far (PID_MAX_DEFAULT, include/linux/threads.h).
 MOST_TASKS = 32768
 # Leaders over which an offset of thread_node must hold: among the first are init, kthreadd and
@@ -74,6 +74,11 @@ def tasks(read: Read, first: int, fields: Mapping[str, Field], offsets: Mapping[
     return Tasks(tuple(look.task(address) for address in list(found)[:MOST_TASKS]), damage)
 
 
+def task(read: Read, address: int, fields: Mapping[str, Field]) -> Task:
+    """The task at *address*."""
+    return _Look(read, fields).task(address)
+
+
 def find(read: Read, first: int, fields: Mapping[str, Field]) -> dict[str, int]:
     """The offsets of ``tasks`` and ``thread_node``, by what holds between the lists.
 
@@ -84,7 +89,7 @@ def find(read: Read, first: int, fields: Mapping[str, Field]) -> dict[str, int]:
     tasks_at = _tasks_offset(look, first)
     links, _ = look.ring(first + tasks_at, "")
     checked = [link - tasks_at for link in links[:_CHECKED_LEADERS]]
-    for at in range(0, _SEARCHED_BYTES, _WORD):
+    for at in range(0, SEARCHED_BYTES, _WORD):
         if all(look.group(leader, at) for leader in checked):
             return {"tasks": tasks_at, "thread_node": at}
     raise NotFound("no member of the tasks links the threads of their groups")
@@ -92,7 +97,7 @@ def find(read: Read, first: int, fields: Mapping[str, Field]) -> dict[str, int]:
 
 def _tasks_offset(look: _Look, first: int) -> int:
     """Where in init_task the list is whose first element is init's, and which closes."""
-    raw = look.read(first, _SEARCHED_BYTES) or b""
+    raw = look.read(first, SEARCHED_BYTES) or b""
     for at in range(0, len(raw) - _WORD, _WORD):
         link = int.from_bytes(raw[at : at + _WORD], "little")
         if not _is_kernel(link) or look.numbers(link - at) != (1, 1):

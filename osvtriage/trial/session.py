@@ -347,7 +347,8 @@ class Session(Trial):
             ksp = linux.offsets(self._elf)["thread"]
         return {
             "init_task": self._elf.symbol("init_task").address,
-            "offsets": linux_stacks.list_offsets(self._elf),
+            "offsets": linux_stacks.task_offsets(self._elf),
+            "stack_bytes": linux_stacks.stack_bytes(self._elf),
             "ksp": ksp,
         }
 

@@ -15,6 +15,7 @@ from typing import Any
 import osv_specimen
 import pexpect
 import pytest
+import session_stacks
 from harness import LIMIT, OSVTRIAGE, Command, Places, until
 from pygdbmi import gdbmiparser
 from terminal import PROMPT, Outside, Terminal
@@ -24,6 +25,7 @@ from osvtriage.images.places import cache_directory
 from osvtriage.images.store import ImageStore
 from osvtriage.symbols.btf import Btf
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.symbols.linux import offsets
 from osvtriage.symbols.linux_stacks import stack_bytes
 from osvtriage.systems.osv import THREAD_MAP
@@ -104,6 +106,22 @@ def test_osv_is_stopped_at_the_finding_and_shows_what_it_holds(
     with ElfImage(specimen, X86_64) as elf:
         count = elf.symbol(THREAD_MAP).address + 24
     assert len(threads) == int.from_bytes(qemu.memory(count, 8), "little") > 2
+
+    with ElfImage(specimen, X86_64) as elf:
+        plan = LAYOUTS["osv"](elf).threads
+    assert plan is not None
+    asleep = next(row for row in threads if row[3] == "waiting")
+    rows = session_stacks.shown(session, asleep[0])
+    begin, end = session_stacks.bounds(rows)
+    assert begin == qemu.word(int(asleep[4], 16) + plan.offsets["stack.begin"])
+    assert end - begin == qemu.word(int(asleep[4], 16) + plan.offsets["stack.size"])
+    assert session_stacks.in_use(rows) == qemu.word(int(asleep[4], 16) + plan.offsets["state.sp"])
+    session_stacks.require_true(rows, qemu, marked=False)
+    # The thread that runs is in its first system call.
+    rows = session_stacks.shown(session)
+    assert rows["stack pointer"] == f"0x{qemu.register('RSP')}, on another stack"
+    assert "system calls" in rows
+    assert "no thread 999" in session.run("ot stack 999")
 
     status, _ = session.quit()
     assert status == 0
@@ -234,6 +252,18 @@ def test_ppc64le_is_stopped_at_the_finding_and_shows_what_it_holds(
     assert registers["nip"] == entered[2]
     assert int(registers["msr"], 16) & 1 << 14, "from user mode"
 
+    # GPR1 is the stack pointer; every stack is aligned to its size.
+    rows = session_stacks.shown(session)
+    sp, (begin, end) = int(qemu.register("GPR00").split()[1], 16), session_stacks.bounds(rows)
+    assert session_stacks.in_use(rows) == sp
+    assert begin == sp & -(end - begin)
+    session_stacks.require_true(rows, qemu, marked=True)
+    # The negative control: a task that sleeps is on another, of which all of this is true as well.
+    init = session_stacks.shown(session, "1")
+    assert session_stacks.bounds(init) != (begin, end)
+    session_stacks.in_use(init)
+    session_stacks.require_true(init, qemu, marked=True)
+
     fpu = dict(re.findall(r"^(\w+) +([0-9a-f ]+)$", session.run("ot fpu"), re.M))
     for number in (0, 4, 28):
         # Four registers a line.
@@ -346,6 +376,21 @@ def test_a_probe_in_a_process_stops_linux_on_x86_64(
         for number, name in enumerate(pt_regs.NAMES)
     } == registers
     assert entered[2] == registers["rip"]
+    rows = session_stacks.shown(session)
+    assert session_stacks.bounds(rows)[1] == end
+    assert session_stacks.in_use(rows) == int(qemu.register("RSP"), 16)
+    session_stacks.require_true(rows, qemu, marked=True)
+    # The negative control: the end mark, overwritten.
+    mark = f"{{long}}0x{end - at['stack bytes']:x}"
+    session.run(f"set {mark} = 1")
+    assert "overwritten" in session_stacks.shown(session)["end mark"]
+    session_stacks.require_true(session_stacks.shown(session), qemu, marked=True)
+    session.run(f"set {mark} = 0x{session_stacks.STACK_END_MAGIC:x}")
+    asleep = session_stacks.shown(session, "1")
+    assert session_stacks.in_use(asleep) == qemu.word(init + at["thread.sp"])
+    assert asleep["guard page"].startswith("there")
+    session_stacks.require_true(asleep, qemu, marked=True)
+
     # It returns to the next frame.
     session.run("delete")
     session.run("finish")

@@ -9,6 +9,7 @@ from osvtriage.gdb.inside.commands import (
     frames,
     lists,
     snapshots,
+    stack,
     status,
     threads,
 )
@@ -23,6 +24,7 @@ _COMMANDS = (
     frames.Registers,
     threads.Threads,
     threads.Tasks,
+    stack.Stack,
     lists.List,
     clobber.FindClobber,
     snapshots.Snapshot,

@@ -12,11 +12,10 @@ from osvtriage.gdb.inside.commands.base import Command, table
 from osvtriage.gdb.inside.commands.frames import backtrace, listed
 from osvtriage.gdb.inside.guest import Guest, read
 from osvtriage.gdb.inside.interactive import guest, session
-from osvtriage.gdb.inside.orc import OrcGuest
+from osvtriage.gdb.inside.linux_guest import LinuxTasks
 from osvtriage.model.event import Frame, GuestThread
 from osvtriage.model.text import printable
 from osvtriage.systems import linux_tasks
-from osvtriage.unwind import backchain
 
 # By which every thread that does not run has left its CPU: arch/powerpc and kernel/sched/core.c of
 # Linux, core/sched.cc of OSv.
@@ -109,19 +108,12 @@ def all_threads(wanted: int | None = None) -> list[GuestThread]:
 
 
 def _linux(here: Guest, wanted: int | None) -> Iterator[GuestThread]:
-    asked = session().known("tasks")
-    fields = here.plan.thread.fields
-    if asked["offsets"] is None:
-        # Of a build they do not change.
-        asked["offsets"] = linux_tasks.find(read, asked["init_task"], fields)
     # The same code is behind many tasks' return addresses, and nothing changes meanwhile.
-    once = functools.cache(read)
-    found = linux_tasks.tasks(once, asked["init_task"], fields, asked["offsets"])
-    if found.damage is not None:
-        gdb.write(f"{found.damage}; what is behind is missing here.\n", gdb.STDERR)
+    tasks = LinuxTasks(here, functools.cache(read))
+    found = tasks.listed()
     current: dict[int, int | None] = {}
     frames: dict[int, list[Frame]] = {}
-    with _each_vcpu() as cpus:
+    with each_vcpu() as cpus:
         for cpu in cpus:
             current[cpu.cpu] = cpu.current()
             frames[cpu.cpu] = _of_running(cpu)
@@ -132,7 +124,7 @@ def _linux(here: Guest, wanted: int | None) -> Iterator[GuestThread]:
             calls = frames[running_on]
         else:
             most = _SEARCHED_FRAMES if wanted is None else _MOST_FRAMES
-            calls = _of_sleeping(here, task.address, asked["ksp"], most, once)
+            calls = tasks.sleeping(task.address, most)
         yield GuestThread(
             address=f"{task.address:016x}",
             id=task.pid,
@@ -150,24 +142,8 @@ def _of_running(here: Guest) -> list[Frame]:
         return [Frame(f"{here.integer(here.arch.pc):016x}")]
 
 
-def _of_sleeping(
-    here: Guest, task: int, ksp: int | None, frames: int, read: linux_tasks.Read
-) -> list[Frame]:
-    """So many frames of a task that does not run; none where it is not known where it sleeps."""
-    if here.plan.orc is not None:
-        asleep = OrcGuest(here, here.plan.orc, read)
-        walk = asleep.sleeping(task, frames)
-        return [] if walk is None else asleep.frames(walk, running=False)
-    # Where _switch() saved the stack pointer.
-    sp = None if ksp is None else here.word(task + ksp)
-    if not sp:
-        return []
-    # The innermost frame is _switch()'s own, whose caller is the first that is of interest.
-    return backchain.walk(here.arch, read, 0, sp)[1:]
-
-
 @contextmanager
-def _each_vcpu() -> Iterator[Iterator[Guest]]:
+def each_vcpu() -> Iterator[Iterator[Guest]]:
     """Every vCPU in turn, as the one that is looked at; afterwards the user's choice is again."""
     chosen = gdb.selected_thread()
 
