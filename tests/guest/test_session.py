@@ -349,6 +349,8 @@ def test_a_probe_in_a_process_stops_linux_on_x86_64(
         there = qemu.memory(int(address, 16) + at["pid"], 4)
         assert int.from_bytes(there, "little") == int(number)
 
+    assert "on Linux `runq` of crash(8)" in session.run("ot runqueue")
+
     # A task that sleeps: its innermost frame is where __switch_to_asm returns to, which is the
     # last word of what that pushed.
     (init,) = (int(address, 16) for number, *_, address in listed if number == "1")

@@ -142,6 +142,8 @@ class Waiters(_OsvCommand):
         rows = [
             (*_thread(_word(link - hook + owner)), str(_word(link - hook + size)))
             for link in walk.links
+            # The last one of a damaged list can lead anywhere.
+            if read(link - hook, node.sizeof) is not None
         ]
         text = table(rows, ("ID", "NAME", "BYTES")) if rows else "No thread waits for memory.\n"
         gdb.write(text)
