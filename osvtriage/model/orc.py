@@ -42,6 +42,21 @@ class StackOffsets:
 
 
 @dataclass(frozen=True, slots=True)
+class SleepingOffsets:
+    """Where a task that does not run has left its registers (__switch_to_asm).
+
+    ``sp`` is the offset of its stack pointer in task_struct. There, ``frame_bytes`` long, are those
+    of ``frame``, by their offsets; ``rip`` is a return address, but for a task that has never run:
+    it goes on at one of ``forked``.
+    """
+
+    sp: int
+    frame: Mapping[str, int]
+    frame_bytes: int
+    forked: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleOffsets:
     """``struct module``: where the list begins, and where in a module the members are.
 
@@ -78,7 +93,8 @@ class OrcPlan:
     ``code`` are the ranges of its code. ``entry_code`` is sorted and ends with a nameless entry at
     the entry code's end. ``handlers`` has where vectors of the IDT lead to. ``system_calls`` and
     ``compat_system_calls`` are the names, by their numbers. ``shifted`` is an address whose entry
-    is made wrong on purpose, by 8 bytes: the control of a comparison.
+    is made wrong on purpose, by 8 bytes: the control of a comparison. ``sleeping`` is ``None``
+    where the kernel's types do not tell.
     """
 
     table: OrcTable
@@ -89,5 +105,6 @@ class OrcPlan:
     compat_system_calls: tuple[str, ...]
     stacks: StackOffsets
     modules: ModuleOffsets | None
+    sleeping: SleepingOffsets | None = None
     slide: int = 0
     shifted: int | None = None

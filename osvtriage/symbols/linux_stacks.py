@@ -13,6 +13,7 @@ from osvtriage.symbols.elf import ElfImage
 # What the linker script puts around the first task's stack, THREAD_SIZE apart: INIT_TASK_DATA in
 # include/asm-generic/vmlinux.lds.h; renamed in 6.10.
 _AROUND = (("__start_init_stack", "__end_init_stack"), ("__start_init_task", "__end_init_task"))
+_MEMBERS = ("tasks", "thread_node", "signal", "stack")
 
 
 def stack_bytes(elf: ElfImage) -> int:
@@ -38,9 +39,7 @@ def plan(elf: ElfImage, gdb_plan: GdbPlan, fields: Mapping[str, Field]) -> Stack
         SymbolError: the kernel has no types (.BTF), or they lack a member.
     """
     types = Btf.of(elf)
-    members = ("tasks", "thread_node", "signal", "stack")
-    offsets = {name: types.member("task_struct", name)[0] for name in members}
-    offsets["thread_head"] = types.member("signal_struct", "thread_head")[0]
+    offsets = _task_offsets(types)
     return StacksPlan(
         gdb=gdb_plan,
         first=elf.symbol("init_task").address,
@@ -48,3 +47,18 @@ def plan(elf: ElfImage, gdb_plan: GdbPlan, fields: Mapping[str, Field]) -> Stack
         offsets=offsets,
         fields={name: fields[name] for name in ("pid", "tgid", "comm")},
     )
+
+
+def task_offsets(elf: ElfImage) -> dict[str, int] | None:
+    """Where the kernel's types have what links the tasks, and their stacks; ``None``: it has no
+    types (.BTF). See :func:`osvtriage.systems.linux_tasks.tasks`.
+    """
+    try:
+        return _task_offsets(Btf.of(elf))
+    except SymbolError:
+        return None
+
+
+def _task_offsets(types: Btf) -> dict[str, int]:
+    found = {name: types.member("task_struct", name)[0] for name in _MEMBERS}
+    return found | {"thread_head": types.member("signal_struct", "thread_head")[0]}

@@ -7,7 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from osvtriage.model.errors import SymbolError
-from osvtriage.model.orc import EntryCode, ModuleOffsets, OrcPlan, OrcTable, StackOffsets
+from osvtriage.model.orc import (
+    EntryCode,
+    ModuleOffsets,
+    OrcPlan,
+    OrcTable,
+    SleepingOffsets,
+    StackOffsets,
+)
 from osvtriage.symbols.btf import Btf
 from osvtriage.symbols.elf import ElfImage, Symbol
 from osvtriage.systems.linux_x86_64 import HANDLERS
@@ -30,6 +37,16 @@ _TABLE, _IPS, _HEADER = ".orc_unwind", ".orc_unwind_ip", ".orc_header"
 _BODY_BYTES = 32
 # asm/syscall_wrapper.h and, before 5.6, names without a processor.
 _PREFIXES = ("__x64_sys_", "__ia32_compat_sys_", "__ia32_sys_", "__se_sys_", "__do_sys_", "sys_")
+
+_FRAME = "inactive_task_frame"
+_SAVED = {
+    "ret_addr": "rip",
+    "bp": "rbp",
+    "bx": "rbx",
+    **{f"r{number}": f"r{number}" for number in range(12, 16)},
+}
+# Where a new task begins; the second since 6.6.
+_FORKED = ("ret_from_fork", "ret_from_fork_asm")
 
 
 def orc_plan(elf: ElfImage) -> OrcPlan:
@@ -56,6 +73,7 @@ def orc_plan(elf: ElfImage) -> OrcPlan:
         compat_system_calls=_system_calls(elf, "ia32_sys_call_table"),
         stacks=_stacks(elf, types),
         modules=_modules(elf, types),
+        sleeping=_sleeping(elf, types),
     )
 
 
@@ -147,6 +165,18 @@ def _task_stack_bytes(elf: ElfImage) -> int:
             start, end = (elf.symbol(f"__{side}_{name}").address for side in ("start", "end"))
             return end - start
     raise SymbolError(f"{elf.path} does not tell the size of its stacks: no __start_init_stack")
+
+
+def _sleeping(elf: ElfImage, types: Btf) -> SleepingOffsets | None:
+    """struct inactive_task_frame of asm/switch_to.h, which __switch_to_asm pushes."""
+    if not types.has(_FRAME):
+        return None
+    return SleepingOffsets(
+        sp=types.member("task_struct", "thread.sp")[0],
+        frame={ours: types.member(_FRAME, theirs)[0] for theirs, ours in _SAVED.items()},
+        frame_bytes=types.size(_FRAME),
+        forked=tuple(elf.symbol(name).address for name in _FORKED if elf.has_symbol(name)),
+    )
 
 
 def _modules(elf: ElfImage, types: Btf) -> ModuleOffsets | None:

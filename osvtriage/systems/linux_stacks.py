@@ -1,22 +1,20 @@
-"""Linux's tasks and how deep their stacks were used, read from a guest that stands still.
-
-The list is taken to be damaged until it is seen to be whole: every pointer is checked against the
-one that leads back, and the walk is bounded.
-"""
+"""How deep the stacks of Linux's tasks were used, read from a guest that stands still."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from osvtriage.model.stacks import StacksPlan, StacksSeen, TaskStack
+from osvtriage.systems import linux_tasks
+from osvtriage.systems.linux_tasks import Task
 
 Read = Callable[[int, int], bytes | None]
 
 # include/uapi/linux/magic.h: the stack's lowest word, set_task_stack_end_magic() in kernel/fork.c.
 STACK_END_MAGIC = 0x57AC6E9D
 _WORD = 8
-# More tasks than a guest of ours has by far (PID_MAX_DEFAULT, include/linux/threads.h).
-MOST_TASKS = 32768
+# Tasks over which the offset of their stacks must hold.
+_CHECKED_TASKS = 24
 
 
 def look(read: Read, plan: StacksPlan) -> StacksSeen:
@@ -24,9 +22,36 @@ def look(read: Read, plan: StacksPlan) -> StacksSeen:
 
     The idle tasks of further processors are in no list, and so not here.
     """
-    tasks, damage = _tasks(read, plan)
-    found = [_stack(read, plan, task) for task in tasks]
-    return StacksSeen(tuple(sorted(found, key=lambda one: -(one.used or -1))), damage)
+    listed = linux_tasks.tasks(read, plan.first, plan.fields, plan.offsets)
+    found = [stack(read, plan.offsets, plan.stack_bytes, task) for task in listed.tasks]
+    return StacksSeen(tuple(sorted(found, key=lambda one: -(one.used or -1))), listed.damage)
+
+
+def find(read: Read, tasks: Iterable[Task], size: int) -> int:
+    """The offset of ``stack`` in task_struct: it leads each task to an end mark of its own.
+
+    Raises:
+        NotFound: there is none.
+    """
+    first, *others = list(tasks)[:_CHECKED_TASKS]
+    raw = read(first.address, linux_tasks.SEARCHED_BYTES) or b""
+    for at in range(0, len(raw) - _WORD, _WORD):
+        stacks = {int.from_bytes(raw[at : at + _WORD], "little")}
+        if not _is_stack(read, min(stacks), size):
+            continue
+        stacks |= {_word(read, task.address + at) or 0 for task in others}
+        # A zombie has none any more.
+        if len(stacks - {0}) > len(others) // 2 and all(
+            _is_stack(read, base, size) for base in stacks - {0}
+        ):
+            return at
+    raise linux_tasks.NotFound("no member of the tasks leads to their stacks")
+
+
+def _is_stack(read: Read, base: int, size: int) -> bool:
+    """Whether a stack begins at *base*: with its end mark, and aligned to its size (THREAD_ALIGN,
+    include/asm-generic and arch/powerpc/include/asm/thread_info.h)."""
+    return base != 0 and base % size == 0 and _word(read, base) == STACK_END_MAGIC
 
 
 def low_water(read: Read, base: int, size: int) -> tuple[int | None, bool | None]:
@@ -44,68 +69,20 @@ def low_water(read: Read, base: int, size: int) -> tuple[int | None, bool | None
     return (lowest if whole else base), whole
 
 
-def _stack(read: Read, plan: StacksPlan, task: int) -> TaskStack:
-    base = _word(read, task + plan.offsets["stack"]) or None
-    lowest, mark = (None, None) if base is None else low_water(read, base, plan.stack_bytes)
-    comm = _bytes(read, plan, task, "comm")
+def stack(read: Read, offsets: Mapping[str, int], size: int, task: Task) -> TaskStack:
+    """The stack of one task, of *size* bytes; ``stack`` of *offsets* leads to it."""
+    base = _word(read, task.address + offsets["stack"]) or None
+    lowest, mark = (None, None) if base is None else low_water(read, base, size)
     return TaskStack(
-        task=task,
-        pid=_number(_bytes(read, plan, task, "pid")),
-        tgid=_number(_bytes(read, plan, task, "tgid")),
-        comm=None if comm is None else comm.split(b"\0", 1)[0].decode("utf-8", "replace"),
+        task=task.address,
+        pid=task.pid,
+        tgid=task.tgid,
+        comm=task.comm,
         base=base,
-        size=plan.stack_bytes,
+        size=size,
         lowest=lowest,
         mark=mark,
     )
-
-
-def _tasks(read: Read, plan: StacksPlan) -> tuple[list[int], str | None]:
-    """Every task: the processes, and the threads of each; and what is wrong with their lists."""
-    tasks, node, head = (plan.offsets[name] for name in ("tasks", "thread_node", "thread_head"))
-    links, damage = _ring(read, plan.first + tasks, "the list of tasks")
-    found: dict[int, None] = {}
-    for link in (plan.first + tasks, *links):
-        leader = link - tasks
-        # Of a task that is being made the list of threads may be empty.
-        found[leader] = None
-        signal = _word(read, leader + plan.offsets["signal"])
-        if signal is None:
-            damage = damage or f"the task at {leader:#x} cannot be read"
-            continue
-        threads, wrong = _ring(read, signal + head, f"the list of threads of {leader:#x}")
-        found |= dict.fromkeys(thread - node for thread in threads)
-        damage = damage or wrong
-        if len(found) > MOST_TASKS:
-            return list(found)[:MOST_TASKS], f"only the first {MOST_TASKS} tasks were looked at"
-    return list(found), damage
-
-
-def _ring(read: Read, head: int, what: str) -> tuple[list[int], str | None]:
-    """The links of a list_head without *head* itself, as far as each leads back to the one before.
-
-    And what is wrong with it, in a sentence.
-    """
-    links: list[int] = []
-    link = head
-    while len(links) <= MOST_TASKS:
-        after = _word(read, link)
-        if after is None or _word(read, after + _WORD) != link:
-            return links, f"{what} is damaged behind {link:#x}: what it leads to is left out"
-        if after == head:
-            return links, None
-        links.append(after)
-        link = after
-    return links, f"{what} does not lead back to its head within {MOST_TASKS} links"
-
-
-def _bytes(read: Read, plan: StacksPlan, task: int, name: str) -> bytes | None:
-    field = plan.fields[name]
-    return read(task + field.path[-1], field.size)
-
-
-def _number(raw: bytes | None) -> int | None:
-    return None if raw is None else int.from_bytes(raw, "little", signed=True)
 
 
 def _word(read: Read, address: int) -> int | None:

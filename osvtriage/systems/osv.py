@@ -78,6 +78,7 @@ _NODE_BYTES = 24
 _KEY = slice(8, 12)
 # The number of threads that are listed of those there are; a damaged map can say anything.
 MOST_THREADS = 4096
+_PAGE = 4096
 
 Read = Callable[[int, int], bytes | None]
 Backtrace = Callable[[int, int, int], "list[Frame]"]
@@ -124,6 +125,22 @@ def threads(
             )
         )
     return sorted(found, key=lambda item: item.id or 0)
+
+
+def word(read: Read, plan: ThreadListPlan, thread: int, name: str) -> int | None:
+    """The doubleword *name*, of the plan's offsets, of the thread at that address."""
+    return _word(read, thread + plan.offsets[name])
+
+
+def low_water(read: Read, begin: int, end: int) -> int:
+    """The lowest word of a stack that is not zero. Pages that are not mapped were never touched:
+    an application's stack gets its pages when they are, and has its guard page at the bottom."""
+    for page in range(begin, end, _PAGE):
+        raw = read(page, min(_PAGE, end - page))
+        rest = (raw or b"").lstrip(b"\0")
+        if raw and rest:
+            return page + (len(raw) - len(rest)) // 8 * 8
+    return end
 
 
 def _addresses(read: Read, plan: ThreadListPlan) -> Iterator[int]:

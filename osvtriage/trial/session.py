@@ -24,7 +24,7 @@ from osvtriage.model.event import Frame
 from osvtriage.model.finding import Finding
 from osvtriage.model.session import STOP_KINDS, Memory, SessionPlan, StopAt
 from osvtriage.recipe.recipe import Recipe
-from osvtriage.symbols import linux
+from osvtriage.symbols import linux, linux_stacks
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, draft, identity
 from osvtriage.trial.judge import Ending
@@ -322,9 +322,9 @@ class Session(Trial):
         self._findings.append(text)
         return True
 
-    async def _name(self, question: dict[str, Any]) -> list[str]:
+    async def _name(self, question: dict[str, Any]) -> list[tuple[str | None, int | None]]:
         frames = [Frame(address, kind=kind) for address, kind in question["frames"]]
-        return [frame.name for frame in self._named(frames)]
+        return [(frame.function, frame.offset) for frame in self._named(frames)]
 
     async def _is_entry(self, question: dict[str, Any]) -> bool:
         """Whether the address is where a function is entered, and has made no frame yet."""
@@ -342,12 +342,17 @@ class Session(Trial):
         return {"ending": ending, "directory": str(self.directory)}
 
     async def _tasks(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Where Linux's list of tasks begins, and where in a task the saved stack pointer is."""
+        """Where Linux's lists of tasks are, and where in a task the saved stack pointer is."""
         ksp = None
         if self.prepared.arch.link_register is not None:
             # thread_struct begins with ksp: arch/powerpc/include/asm/processor.h.
             ksp = linux.offsets(self._elf)["thread"]
-        return {"init_task": self._elf.symbol("init_task").address, "ksp": ksp}
+        return {
+            "init_task": self._elf.symbol("init_task").address,
+            "offsets": linux_stacks.task_offsets(self._elf),
+            "stack_bytes": linux_stacks.stack_bytes(self._elf),
+            "ksp": ksp,
+        }
 
     async def _draft(self, question: dict[str, Any]) -> dict[str, Any]:
         """A draft recipe with probes at these places; which of them a recipe cannot say."""

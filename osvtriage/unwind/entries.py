@@ -46,7 +46,7 @@ class Entries:
         for number, step in enumerate(walk.steps):
             address = f"{step.registers['rip']:016x}"
             if step.entered is None:
-                yield Frame(address, kind="return" if number and not step.goes_on else "call")
+                yield Frame(address, kind="call" if step.goes_on else "return")
                 continue
             code = self._error_code(walk, number)
             name = self._entry(walk, number)

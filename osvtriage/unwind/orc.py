@@ -101,9 +101,15 @@ class Orc:
     stacks: Stacks
     savers: frozenset[int] = frozenset()
 
-    def walk(self, registers: dict[str, int], limit: int = _MOST_FRAMES) -> Walk:
-        """The steps from *registers* outward; they have ``rip``, ``rsp`` and ``rbp`` at least."""
-        steps = [Step(registers, goes_on=True)]
+    def walk(
+        self, registers: dict[str, int], limit: int = _MOST_FRAMES, *, goes_on: bool = True
+    ) -> Walk:
+        """The steps from *registers* outward; they have ``rip``, ``rsp`` and ``rbp`` at least.
+
+        Args:
+            goes_on: ``rip`` is an instruction that is to be executed, and no return address.
+        """
+        steps = [Step(registers, goes_on)]
         left: set[str] = set()
         while len(steps) < limit:
             try:

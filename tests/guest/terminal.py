@@ -126,6 +126,16 @@ class Outside:
         self._scratch.unlink()
         return raw
 
+    def is_mapped(self, address: int) -> bool:
+        """Whether there is memory at a virtual address of the first vCPU."""
+        line = f"x /1xb 0x{address:x}"
+        said = str(self.ask("human-monitor-command", **{"command-line": line}))
+        return "Cannot access memory" not in said
+
+    def word(self, address: int) -> int:
+        """The doubleword at a virtual address of the first vCPU."""
+        return int.from_bytes(self.memory(address, 8), "little")
+
     def close(self) -> None:
         self._lines.close()
         self._socket.close()

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Command, Result
+from harness import Command, Places, Result
+from terminal import Outside, Terminal
+
+from osvtriage.arch import X86_64
+from osvtriage.symbols.elf import ElfImage
 
 Start = Callable[..., Command]
 
@@ -26,12 +30,16 @@ pytestmark = pytest.mark.skipif(
 images = pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.name)
 
 
-def run(command: Start, image: Path, *options: str) -> Result:
+def add(command: Start, image: Path) -> None:
     added = ["images", "add", image.name, "--system", "osv"]
     added += ["--kernel", image / "loader-stripped.elf", "--symbols", image / "loader.elf"]
     added += ["--disk", image / "disk.img", "--append", (image / "append").read_text().strip()]
     done = command(*added).wait()
     assert done.status == 0, done.err
+
+
+def run(command: Start, image: Path, *options: str) -> Result:
+    add(command, image)
     return command("run", RECIPE, "--image", image.name, *options).wait()
 
 
@@ -57,3 +65,36 @@ def test_the_clobbering_instruction_is_in_the_allocator(command: Start, image: P
     functions = [frame["function"] for frame in result.record["pinpoint"]["backtrace"]]
     assert functions[0].startswith("memory::"), functions
     assert "sched::thread::setup_large_syscall_stack" in functions
+
+
+@images
+def test_a_session_shows_what_the_kernel_holds(command: Start, places: Places, image: Path) -> None:
+    add(command, image)
+    at = ["--image", image.name, "--stop-at", "setup_large_syscall_stack:exit"]
+    session = Terminal(places, RECIPE, *at)
+    session.until_prompt()
+    qemu = Outside(places)
+    with ElfImage(image / "loader.elf", X86_64) as elf:
+        total, free, callouts = (
+            elf.symbol(name).address
+            for name in (
+                "_ZN6memory13phys_mem_sizeE",
+                "_ZN6memoryL11free_memoryE",
+                "_ZN8callouts9_calloutsE",
+            )
+        )
+    memory = session.run("ot memory")
+    assert f"total   {qemu.word(total)} bytes" in memory
+    assert f"free    {qemu.word(free)} bytes" in memory
+    assert "/fpuprobe.so +0x0" in memory
+    # std::set: the number of its elements is behind its header.
+    found = session.run("ot callouts").splitlines()[1:]
+    assert len(found) == qemu.word(callouts + 40)
+    assert any(" idle0 " in line for line in session.run("ot runqueue").splitlines())
+    assert session.run("ot waiters") == "No thread waits for memory.\n"
+    stack = session.run("ot stack")
+    assert "guard page     there" in stack
+    assert session.run("ot threads 1").startswith("1 reclaimer, waiting\n")
+    qemu.close()
+    assert session.quit()[0] == 0
+    places.assert_clean()

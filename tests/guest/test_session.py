@@ -15,6 +15,7 @@ from typing import Any
 import osv_specimen
 import pexpect
 import pytest
+import session_stacks
 from harness import LIMIT, OSVTRIAGE, Command, Places, until
 from pygdbmi import gdbmiparser
 from terminal import PROMPT, Outside, Terminal
@@ -22,9 +23,13 @@ from terminal import PROMPT, Outside, Terminal
 from osvtriage.arch import X86_64
 from osvtriage.images.places import cache_directory
 from osvtriage.images.store import ImageStore
+from osvtriage.symbols.btf import Btf
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.layouts import LAYOUTS
 from osvtriage.symbols.linux import offsets
+from osvtriage.symbols.linux_stacks import stack_bytes
 from osvtriage.systems.osv import THREAD_MAP
+from osvtriage.unwind import pt_regs
 
 Start = Callable[..., Command]
 Session = Callable[..., Terminal]
@@ -101,6 +106,22 @@ def test_osv_is_stopped_at_the_finding_and_shows_what_it_holds(
     with ElfImage(specimen, X86_64) as elf:
         count = elf.symbol(THREAD_MAP).address + 24
     assert len(threads) == int.from_bytes(qemu.memory(count, 8), "little") > 2
+
+    with ElfImage(specimen, X86_64) as elf:
+        plan = LAYOUTS["osv"](elf).threads
+    assert plan is not None
+    asleep = next(row for row in threads if row[3] == "waiting")
+    rows = session_stacks.shown(session, asleep[0])
+    begin, end = session_stacks.bounds(rows)
+    assert begin == qemu.word(int(asleep[4], 16) + plan.offsets["stack.begin"])
+    assert end - begin == qemu.word(int(asleep[4], 16) + plan.offsets["stack.size"])
+    assert session_stacks.in_use(rows) == qemu.word(int(asleep[4], 16) + plan.offsets["state.sp"])
+    session_stacks.require_true(rows, qemu, marked=False)
+    # The thread that runs is in its first system call.
+    rows = session_stacks.shown(session)
+    assert rows["stack pointer"] == f"0x{qemu.register('RSP')}, on another stack"
+    assert "system calls" in rows
+    assert "no thread 999" in session.run("ot stack 999")
 
     status, _ = session.quit()
     assert status == 0
@@ -231,6 +252,18 @@ def test_ppc64le_is_stopped_at_the_finding_and_shows_what_it_holds(
     assert registers["nip"] == entered[2]
     assert int(registers["msr"], 16) & 1 << 14, "from user mode"
 
+    # GPR1 is the stack pointer; every stack is aligned to its size.
+    rows = session_stacks.shown(session)
+    sp, (begin, end) = int(qemu.register("GPR00").split()[1], 16), session_stacks.bounds(rows)
+    assert session_stacks.in_use(rows) == sp
+    assert begin == sp & -(end - begin)
+    session_stacks.require_true(rows, qemu, marked=True)
+    # The negative control: a task that sleeps is on another, of which all of this is true as well.
+    init = session_stacks.shown(session, "1")
+    assert session_stacks.bounds(init) != (begin, end)
+    session_stacks.in_use(init)
+    session_stacks.require_true(init, qemu, marked=True)
+
     fpu = dict(re.findall(r"^(\w+) +([0-9a-f ]+)$", session.run("ot fpu"), re.M))
     for number in (0, 4, 28):
         # Four registers a line.
@@ -292,7 +325,9 @@ def test_a_probe_in_a_process_stops_linux_on_x86_64(
     assert "Stopped: probe reclaim, entry, of payload" in told
     qemu = outside()
     assert f"0x{qemu.register('RIP')}, in payload" in session.run("ot status")
-    assert "cannot be followed" in session.run("ot bt")
+    # In user mode: what there is of the program's own calls, gdb's `bt` tells.
+    assert session.run("ot bt").startswith(f"#0  0x{qemu.register('RIP')} 0x")
+    assert "no frame here entered the kernel" in session.run("ot regs")
 
     listed = re.findall(
         r"^(\d+) +(.+?) +(\d+|-) +(?:not )?running +0x(\w+)", session.run("ot tasks"), re.M
@@ -304,12 +339,71 @@ def test_a_probe_in_a_process_stops_linux_on_x86_64(
     assert [cpu for *_, cpu, _ in listed].count("0") == 1
     assert image.symbols is not None
     with ElfImage(image.symbols, X86_64) as elf:
-        at = offsets(elf)
+        at = offsets(elf) | {"stack bytes": stack_bytes(elf)}
+        types = Btf.of(elf)
+    at["thread.sp"], _ = types.member("task_struct", "thread.sp")
+    at["frame"] = types.size("inactive_task_frame")
     for number, name, _, address in listed:
         there = qemu.memory(int(address, 16) + at["comm"], 16)
         assert there.split(b"\0")[0].decode() == name
         there = qemu.memory(int(address, 16) + at["pid"], 4)
         assert int.from_bytes(there, "little") == int(number)
+
+    assert "on Linux `runq` of crash(8)" in session.run("ot runqueue")
+
+    # A task that sleeps: its innermost frame is where __switch_to_asm returns to, which is the
+    # last word of what that pushed.
+    (init,) = (int(address, 16) for number, *_, address in listed if number == "1")
+    saved = qemu.word(init + at["thread.sp"])
+    calls = session.run("ot threads 1")
+    assert re.search(rf"^#0  0x{qemu.word(saved + at['frame'] - 8):016x} __schedule\+", calls, re.M)
+    waits = re.search(r"^#\d+ +0x(\w+) == system call wait4\(.*from user mode", calls, re.M)
+    assert waits is not None
+    assert int(waits[1], 16) == qemu.word(qemu.word(init + at["stack"]) + at["stack bytes"] - 5 * 8)
+
+    # In the kernel, where gdb's own `bt` has no tables.
+    session.run("break *wake_up_new_task")
+    assert "Breakpoint" in session.run("continue")
+    backtrace = session.run("ot bt")
+    assert backtrace.startswith(f"#0  0x{qemu.register('RIP')} wake_up_new_task+0x0\n")
+    entered = re.search(r"^#(\d+) +0x(\w+) == system call clone", backtrace, re.M)
+    assert entered is not None
+    own = re.findall(r"^#(\d+) +0x(\w+) in (\w+)", session.run("bt"), re.M)
+    assert own == re.findall(r"^#(\d+) +0x(\w+) (\w+)\+", backtrace, re.M)
+    registers = dict(re.findall(r"(\w+) +([0-9a-f]{16})", session.run(f"ot regs {entered[1]}")))
+    current = qemu.word(int(qemu.register("GS =0000"), 16) + at["current"])
+    end = qemu.word(current + at["stack"]) + at["stack bytes"]
+    assert {
+        name: f"{qemu.word(end - pt_regs.BYTES + 8 * number):016x}"
+        for number, name in enumerate(pt_regs.NAMES)
+    } == registers
+    assert entered[2] == registers["rip"]
+    rows = session_stacks.shown(session)
+    assert session_stacks.bounds(rows)[1] == end
+    assert session_stacks.in_use(rows) == int(qemu.register("RSP"), 16)
+    session_stacks.require_true(rows, qemu, marked=True)
+    # The negative control: the end mark, overwritten.
+    mark = f"{{long}}0x{end - at['stack bytes']:x}"
+    session.run(f"set {mark} = 1")
+    assert "overwritten" in session_stacks.shown(session)["end mark"]
+    session_stacks.require_true(session_stacks.shown(session), qemu, marked=True)
+    session.run(f"set {mark} = 0x{session_stacks.STACK_END_MAGIC:x}")
+    asleep = session_stacks.shown(session, "1")
+    assert session_stacks.in_use(asleep) == qemu.word(init + at["thread.sp"])
+    assert asleep["guard page"].startswith("there")
+    session_stacks.require_true(asleep, qemu, marked=True)
+
+    # It returns to the next frame.
+    session.run("delete")
+    session.run("finish")
+    assert qemu.register("RIP") == re.findall(r"^#1 +0x(\w+)", backtrace, re.M)[0]
+
+    # A thread of the kernel, up to where it began.
+    session.run("tbreak *process_one_work")
+    session.run("continue")
+    own = re.findall(r"^#(\d+) +0x(\w+) in (\w+)", session.run("bt"), re.M)
+    assert own == re.findall(r"^#(\d+) +0x(\w+) (\w+)\+", session.run("ot bt"), re.M)
+    assert own[-1][2].startswith("ret_from_fork")
     assert session.quit()[0] == 0
     places.assert_clean()
 

@@ -22,7 +22,7 @@ from osvtriage.model.plan import Field, GdbPlan, ThreadPlan
 from osvtriage.model.stacks import StacksPlan, TaskStack
 from osvtriage.report import stacks as report
 from osvtriage.report import terminal
-from osvtriage.systems import linux_stacks
+from osvtriage.systems import linux_stacks, linux_tasks
 from osvtriage.systems.linux_stacks import STACK_END_MAGIC, look, low_water
 from osvtriage.trial import high_water, stacks_record
 from osvtriage.trial.record import RunRecord
@@ -152,8 +152,24 @@ def test_damaged_threads_do_not_hide_other_processes() -> None:
     assert seen.partial is not None
 
 
+def test_where_the_stacks_are_is_found_without_types() -> None:
+    memory = guest({0: [0], 1: [1], 2: [2, 5, 6]})
+    listed = linux_tasks.tasks(memory.read, FIRST, IDENTITY, PLAN.offsets).tasks
+    # As far as it is searched.
+    for task in (0, 1):
+        memory.write(task_at(task) + 0x100, bytes(0x1000 - 0x100))
+    assert linux_stacks.find(memory.read, listed, SIZE) == STACK
+    # A zombie among them.
+    memory.word(task_at(1) + STACK, 0)
+    assert linux_stacks.find(memory.read, listed, SIZE) == STACK
+    for task in listed:
+        memory.word(stack_at(task.pid or 0), 0)
+    with pytest.raises(linux_tasks.NotFound):
+        linux_stacks.find(memory.read, listed, SIZE)
+
+
 def test_a_list_without_end_is_not_walked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linux_stacks, "MOST_TASKS", 3)
+    monkeypatch.setattr(linux_tasks, "MOST_TASKS", 3)
     seen = look(guest({0: [0], 1: [1, 2, 3, 4]}).read, PLAN)
     assert len(seen.tasks) == 3
     assert seen.partial is not None

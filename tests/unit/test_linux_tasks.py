@@ -8,12 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osvtriage.model.plan import Field
-from osvtriage.systems.linux_tasks import NotFound, Task, on_cpu, tasks
+from osvtriage.systems.linux_tasks import NotFound, Task, Tasks, find, on_cpu, tasks
 
 TASKS, NODE, SIBLING, PID, COMM = 0x310, 0x458, 0x3F8, 0x3C4, 0x5A0
 SIZE, HEAD = 0x800, 0xFFFF_8880_0400_0000
 FIRST = 0xFFFF_FFFF_8200_0000
 FIELDS = {"pid": Field((PID,), 4), "comm": Field((COMM,), 16)}
+
+
+def found_in(memory: Memory) -> Tasks:
+    """The tasks, by offsets that are found first."""
+    offsets = find(memory.read, FIRST, FIELDS)
+    assert offsets == {"tasks": TASKS, "thread_node": NODE}
+    return tasks(memory.read, FIRST, FIELDS, offsets)
 
 
 def address(pid: int) -> int:
@@ -55,30 +62,30 @@ def guest(groups: dict[int, list[int]]) -> Memory:
 def test_every_thread_of_every_process_is_found(sizes: dict[int, int]) -> None:
     groups = {pid: [100 * pid + more for more in range(count)] for pid, count in sizes.items()}
     groups = {1: [], **groups}
-    found = tasks(guest(groups).read, FIRST, FIELDS)
+    found = found_in(guest(groups))
     assert found.damage is None
     wanted = {0, *groups, *(pid for others in groups.values() for pid in others)}
     assert {task.pid for task in found.tasks} == wanted
     for task in found.tasks:
         assert task.comm == f"task-{task.pid}"
-        assert task.pid in (task.tgid, *groups.get(task.tgid, ()))
+        assert task.pid in (task.tgid, *groups.get(task.tgid or 0, ()))
 
 
 def test_a_damaged_list_of_tasks_is_not_taken_for_a_whole_one() -> None:
     memory = guest({1: [], 2: [], 3: [300]})
     memory.write(address(2) + TASKS, (0xFFFF_8880_DEAD_0000).to_bytes(8, "little"))
     with pytest.raises(NotFound, match="damaged"):
-        tasks(memory.read, FIRST, FIELDS)
+        find(memory.read, FIRST, FIELDS)
 
 
 def test_a_guest_without_processes_says_so() -> None:
     memory = guest({})
     with pytest.raises(NotFound):
-        tasks(memory.read, FIRST, FIELDS)
+        find(memory.read, FIRST, FIELDS)
 
 
 def test_what_runs_is_known_by_its_vcpu() -> None:
-    found = tasks(guest({1: [], 2: [], 3: []}).read, FIRST, FIELDS)
+    found = found_in(guest({1: [], 2: [], 3: []}))
     by_pid = {task.pid: cpu for task, cpu in on_cpu(found, {0: address(3), 1: None})}
     assert by_pid == {0: None, 1: None, 2: None, 3: 0}
     assert Task(address(3), 3, 3, "task-3") in found.tasks

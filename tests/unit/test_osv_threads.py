@@ -124,3 +124,15 @@ def test_no_memory_whatever_makes_the_walk_fail(noise: bytes, place: int) -> Non
     memory.write(node(1) - 200 + place, noise)
     memory.write(osv_memory.address(1) - 200 + place, noise)
     assert len(threads(memory, {0: running(1, 0x7000)})) <= 1
+
+
+@given(st.integers(0, 3 * 4096 - 1), st.integers(0, 3))
+def test_a_stacks_mark_is_its_lowest_word_that_is_not_zero(at: int, unmapped: int) -> None:
+    begin, end = 0x200000, 0x200000 + 3 * 4096
+    memory = Memory()
+    memory.write(begin, bytes(end - begin))
+    memory.write(begin + at, b"\1")
+    # From the bottom, for that is where nothing came to.
+    memory.forget(begin, unmapped * 4096)
+    lowest = begin + at // 8 * 8 if at >= unmapped * 4096 else end
+    assert osv.low_water(memory.read, begin, end) == lowest

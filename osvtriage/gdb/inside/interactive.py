@@ -12,7 +12,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gdb
@@ -58,6 +58,7 @@ class Session(probes.Session):
         self.stopped: Stop | None = None
         self.last: Event | None = None
         self._told_prompt = False
+        self._known: dict[str, Any] = {}
 
     def hand_out(self, event: Event, record: dict[str, Any]) -> bool:
         """Tell osvtriage; whether the user wants the guest stopped here."""
@@ -89,15 +90,31 @@ class Session(probes.Session):
         """A probe failed: the guest stays stopped, and the user sees why."""
         gdb.write(f"osvtriage: a probe failed: {what}\n", gdb.STDERR)
 
+    def known(self, what: str) -> Any:
+        """The answer to a question about the kernel, which is asked once."""
+        if what not in self._known:
+            self._known[what] = self.link.ask(what)
+        return self._known[what]
+
     def name(self, addresses: Iterable[int]) -> list[str]:
         """Symbol and offset of each address; the address where there is no symbol."""
         return self.name_frames([Frame(f"{address:016x}") for address in addresses])
 
     def name_frames(self, frames: Iterable[Frame]) -> list[str]:
         """As :meth:`name`: a return address is named by the call before it."""
+        return [printable(frame.name) for frame in self.named(frames)]
+
+    def named(self, frames: Iterable[Frame]) -> list[Frame]:
+        """The frames with the functions that they are in; those that have a name keep it."""
+        frames = list(frames)
         asked = [(frame.address, frame.kind) for frame in frames]
-        names: list[str] = self.link.ask("name", frames=asked)
-        return [printable(name) for name in names]
+        functions = self.link.ask("name", frames=asked)
+        return [
+            frame
+            if frame.function is not None
+            else replace(frame, function=function, offset=offset)
+            for frame, (function, offset) in zip(frames, functions, strict=True)
+        ]
 
 
 class _GivesUp(gdb.Breakpoint):  # type: ignore[misc]
@@ -192,6 +209,11 @@ def _attach(plan: SessionPlan, link: Link, mi: bool, to_stop: bool) -> None:
         made.arm()
         for address in plan.gives_up:
             _GivesUp(address, made.silent)
+        if plan.probes.orc is not None:
+            # Not above: no other guest needs it.
+            from osvtriage.gdb.inside import unwinder
+
+            unwinder.install(plan.probes)
     except (gdb.error, OSError, ValueError):
         link.ask("failed", trace=traceback.format_exc())
     _session = made

@@ -12,7 +12,7 @@ from osvtriage.model.orc import OrcPlan, OrcTable
 from osvtriage.systems.linux_x86_64 import SAVERS
 from osvtriage.unwind import orc
 from osvtriage.unwind.entries import Entries
-from osvtriage.unwind.linux_modules import Modules
+from osvtriage.unwind.linux_modules import Modules, Read
 from osvtriage.unwind.orc_table import ENCODINGS, KernelTable, OrcEntry
 from osvtriage.unwind.stacks import ENTRY, INTERRUPT, TASK, Stack, Stacks
 
@@ -34,14 +34,17 @@ def _table(table: OrcTable, shifted: int | None) -> KernelTable:
 
 
 class OrcGuest:
-    """One stop of a guest whose kernel has the tables of *plan*."""
+    """One stop of a guest whose kernel has the tables of *plan*; it is read by *read*."""
 
-    def __init__(self, guest: Guest, plan: OrcPlan) -> None:
+    def __init__(self, guest: Guest, plan: OrcPlan, read: Read = read) -> None:
         self._guest = guest
+        self._read = read
         self._plan = plan
         self._kernel = _table(plan.table, plan.shifted)
         encoding = ENCODINGS[plan.table.encoding]
-        self._modules = Modules(read, plan.modules, encoding, plan.slide) if plan.modules else None
+        self._modules = (
+            Modules(self._read, plan.modules, encoding, plan.slide) if plan.modules else None
+        )
 
     def find(self, address: int) -> OrcEntry | None:
         """The ORC entry for an address of the guest's code."""
@@ -70,19 +73,55 @@ class OrcGuest:
         registers["rip"] = guest.integer(guest.arch.pc)
         if guest.in_user_mode:
             return orc.Walk((orc.Step(registers, goes_on=True),))
-        return orc.Orc(read, self.find, self.stacks(), self._savers()).walk(registers)
+        return orc.Orc(self._read, self.find, self.stacks(), self._savers()).walk(registers)
+
+    def sleeping(self, task: int, limit: int) -> orc.Walk | None:
+        """The functions that a task which does not run is in, *limit* of them at most.
+
+        ``None``: it cannot be told where its registers are.
+        """
+        offsets, sizes = self._plan.sleeping, self._plan.stacks
+        base = self._guest.word(task + sizes.task)
+        sp = None if offsets is None else self._guest.word(task + offsets.sp)
+        if offsets is None or not base or not sp or not base <= sp < base + sizes.task_bytes:
+            return None
+        end = base + sizes.task_bytes
+        # All of the walk is in here: asked for once, for a guest has many tasks.
+        raw = self._read(sp, end - sp)
+        if raw is None or len(raw) < offsets.frame_bytes:
+            return None
+
+        def from_stack(address: int, size: int) -> bytes | None:
+            at = address - sp
+            return raw[at : at + size] if 0 <= at <= len(raw) - size else self._read(address, size)
+
+        saved = {
+            name: int.from_bytes(raw[at : at + 8], "little") for name, at in offsets.frame.items()
+        }
+        stacks = Stacks((Stack(TASK, base, end),), frozenset(end - size for size in _PADDINGS))
+        forked = {address + self._plan.slide for address in offsets.forked}
+        return orc.Orc(from_stack, self.find, stacks, self._savers()).walk(
+            saved | {"rsp": sp + offsets.frame_bytes}, limit, goes_on=saved["rip"] in forked
+        )
 
     def _savers(self) -> frozenset[int]:
         code = self._plan.entry_code
         return frozenset(one.start + self._plan.slide for one in code if one.name in SAVERS)
 
-    def frames(self, walk: orc.Walk | None = None) -> list[Frame]:
-        """The backtrace; functions of modules are named, those of the kernel are not."""
+    def frames(self, walk: orc.Walk | None = None, *, running: bool = True) -> list[Frame]:
+        """The backtrace; functions of modules are named, those of the kernel are not.
+
+        Args:
+            running: the walk is of the CPU that is stopped, and not of a sleeping task.
+        """
         walk = walk or self.walk()
         # In user mode nothing of that is asked for, and nothing else asks QEMU's monitor.
-        cpu = self._guest.cpus.get(self._guest.cpu, {}) if len(walk.steps) > 1 else {}
+        asked = running and len(walk.steps) > 1
+        cpu = self._guest.cpus.get(self._guest.cpu, {}) if asked else {}
         cr2 = cpu.get("cr2")
-        entries = Entries(self._guest.arch, self._plan, read, None if cr2 is None else int(cr2, 16))
+        entries = Entries(
+            self._guest.arch, self._plan, self._read, None if cr2 is None else int(cr2, 16)
+        )
         return [self._named(frame) for frame in entries.frames(walk)]
 
     def _named(self, frame: Frame) -> Frame:
@@ -105,7 +144,7 @@ class OrcGuest:
         if top:
             found.append(Stack(INTERRUPT, top + 8 - sizes.irq_bytes, top + 8))
         tss = self._guest.cpus.get(self._guest.cpu, {}).get("tr_base")
-        raw = read(int(tss, 16), _TSS_BYTES) if tss else None
+        raw = self._read(int(tss, 16), _TSS_BYTES) if tss else None
         if raw is not None:
             (entry,) = struct.unpack_from("<Q", raw, _TSS_RSP0)
             found.append(Stack(ENTRY, entry - sizes.entry_bytes, entry))

@@ -8,8 +8,9 @@ not saved, and a frame that our unwinder is not sure of is the last one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gdb
@@ -63,11 +64,17 @@ class _Unwinder(Unwinder):  # type: ignore[misc]
         self._plan = plan
         # By program counter and stack pointer: what gdb knows of a frame.
         self._known: dict[tuple[int, int], tuple[orc.Walk, int]] = {}
-        self.frames: list[Frame] = []
+        self._frames: Callable[[], list[Frame]] = list
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The walk's frames. They are asked for by `bt` alone: to find how the kernel was entered
+        takes more reads than the walk."""
+        return self._frames()
 
     def forget(self, *_: Any) -> None:
         """The guest has run, or its registers were changed."""
-        self._known, self.frames = {}, []
+        self._known, self._frames = {}, list
 
     def __call__(self, pending: gdb.PendingFrame) -> gdb.UnwindInfo | None:
         pc, sp = (int(pending.read_register(name)) & orc.ALL for name in ("rip", "rsp"))
@@ -81,7 +88,8 @@ class _Unwinder(Unwinder):  # type: ignore[misc]
             # User mode, which is left to gdb's own unwinders.
             return None
         outer = walk.steps[number + 1] if number + 1 < len(walk.steps) else None
-        end = gdb.Value(sp if outer is None else _base(outer))
+        # No other frame's: those are aligned. gdb takes two that are equal for a damaged stack.
+        end = gdb.Value(sp | 1 if outer is None else _base(outer))
         kind = pending.read_register("rsp").type
         info = pending.create_unwind_info(_FrameId(end.cast(kind)))
         registers = {"rip": 0, "rsp": sp} if outer is None else outer.registers
@@ -96,7 +104,7 @@ class _Unwinder(Unwinder):  # type: ignore[misc]
         assert self._plan.orc is not None
         guest = OrcGuest(_Innermost(self._plan, pending), self._plan.orc)
         walk = guest.walk()
-        self.frames = guest.frames(walk)
+        self._frames = partial(guest.frames, walk)
         self._known = {
             (step.registers["rip"], step.registers["rsp"]): (walk, number)
             for number, step in enumerate(walk.steps)
@@ -181,10 +189,15 @@ def register(path: str) -> None:
         raise gdb.GdbError(str(wrong)) from None
     assert plan.orc is not None
     gdb.execute(f"symbol-file {plan.orc.table.path} -o {plan.orc.slide:#x}", to_string=True)
+    install(plan)
+    gdb.write(f"osvtriage: the kernel is {plan.orc.slide:#x} above its file's place\n")
+
+
+def install(plan: GdbPlan) -> None:
+    """Have gdb unwind by the plan's tables, of a kernel that is where the plan says."""
     unwinder = _Unwinder(plan)
     gdb.unwinder.register_unwinder(None, unwinder, replace=True)
     gdb.frame_filters[_NAME] = _Filter(unwinder)
     for event in (gdb.events.cont, gdb.events.register_changed, gdb.events.memory_changed):
         event.connect(unwinder.forget)
     gdb.invalidate_cached_frames()
-    gdb.write(f"osvtriage: the kernel is {plan.orc.slide:#x} above its file's place\n")

@@ -37,27 +37,32 @@ struct vector_of_cpus {
 
 /* Held across a switch: who switches takes it, who is switched to gives it back. */
 static spinlock queue_lock;
-static thread *queue_head, **queue_tail = &queue_head;
+/* All CPUs take from the first one's queue: a tree in which everything is to the right. */
+static auto& queue = cpu_objects[0].runqueue.tree_.header_;
+static tree_node* queue_last;
 static unsigned cpus_up;
 static bool started;
 
 static void enqueue(thread* t)
 {
     t->st() = thread::status::queued;
-    t->_runqueue_link = nullptr;
-    *queue_tail = t;
-    queue_tail = &t->_runqueue_link;
+    tree_node* link = &t->_runqueue_link;
+    t->_realtime._priority = t->_id;
+    *link = { queue_last ? queue_last : &queue, nullptr, nullptr };
+    (queue_last ? queue_last->right_ : queue.parent_) = link;
+    queue_last = link;
 }
 
 static thread* dequeue()
 {
-    thread* t = queue_head;
-    if (t) {
-        queue_head = t->_runqueue_link;
-        if (!queue_head)
-            queue_tail = &queue_head;
-    }
-    return t;
+    tree_node* first = queue.parent_;
+    if (!first)
+        return nullptr;
+    if ((queue.parent_ = first->right_))
+        queue.parent_->parent_ = &queue;
+    else
+        queue_last = nullptr;
+    return (thread*)((char*)first - offsetof(thread, _runqueue_link));
 }
 
 /* With queue_lock held. */
@@ -289,6 +294,7 @@ void init(unsigned number)
     }
     outb(0x21, 0xff);                   /* no interrupts from the old controllers */
     outb(0xa1, 0xff);
+    memory::wait_for_memory(cpu_objects[0].idle_thread);
     cpus_up = 1;
     cpu_objects[0].init_on_cpu();
     if (number > 1)

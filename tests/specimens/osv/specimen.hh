@@ -157,6 +157,9 @@ namespace sched {
 
 struct cpu;
 
+/* A node of an intrusive set, as boost has it. */
+struct tree_node { tree_node *parent_, *left_, *right_; };
+
 struct arch_thread {
     alignas(64) fpu_state fpu;          /* --fixed keeps the state here */
     alignas(16) char interrupt_stack[4096];
@@ -214,7 +217,9 @@ struct thread {
     unsigned _id;
     bool _app;
     thread* _joiner;
-    thread* _runqueue_link;
+    tree_node _runqueue_link;
+    struct { float _Rtt; } _runtime;
+    struct { unsigned _priority; } _realtime;
     map_node _map_node;
     detached_state _detached_storage;
 };
@@ -227,6 +232,7 @@ struct arch_cpu {
 struct cpu {
     unsigned id;
     arch_cpu arch;
+    struct { struct { tree_node header_; } tree_; } runqueue;
     thread* idle_thread;
     void init_on_cpu();
     PROBED void reschedule_from_interrupt();
@@ -246,6 +252,7 @@ struct page_range_allocator {
     PROBED void* alloc(size_t size);
     void free(void* begin);
 };
+void wait_for_memory(sched::thread* t);
 bool tiny_in_use(const void* begin);    /* whether a tiny syscall stack begins there */
 }
 

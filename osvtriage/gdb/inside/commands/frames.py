@@ -10,6 +10,7 @@ from osvtriage.gdb.inside.commands.base import Command
 from osvtriage.gdb.inside.guest import Guest
 from osvtriage.gdb.inside.interactive import guest, session
 from osvtriage.model.event import Frame
+from osvtriage.model.text import printable
 
 
 class Backtrace(Command):
@@ -54,16 +55,8 @@ class Registers(Command):
 
 
 def backtrace(here: Guest | None = None) -> list[Frame]:
-    """The frames of the selected vCPU, innermost first, without names.
-
-    Raises:
-        gdb.GdbError: nothing tells how this kernel's frames hang together.
-    """
+    """The frames of the selected vCPU, innermost first; only those of modules have names."""
     here = here or guest()
-    if here.plan.unwind is None and here.arch.link_register is None:
-        raise gdb.GdbError(
-            f"{here.arch.name} code without frame pointers cannot be followed; try gdb's own `bt`"
-        )
     pc = here.integer(here.arch.pc)
     frames = here.backtrace(session().link.ask("is entry", address=pc))
     if not frames or int(frames[0].address, 16) != pc:
@@ -73,9 +66,8 @@ def backtrace(here: Guest | None = None) -> list[Frame]:
 
 def listed(frames: Sequence[Frame]) -> str:
     """A line for each frame, numbered."""
-    names = session().name_frames(frames)
-    text = ""
-    for number, (frame, name) in enumerate(zip(frames, names, strict=True)):
-        entered = f"== {frame.note}, at " if frame.kind not in ("call", "return") else ""
-        text += f"#{number:<2} 0x{frame.address} {entered}{name}\n"
-    return text
+    named = session().named(frames)
+    return "".join(
+        f"#{number:<2} 0x{frame.address} {printable(frame.line)}\n"
+        for number, frame in enumerate(named)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,10 +12,10 @@ from osvtriage.gdb.inside.commands.base import Command, table
 from osvtriage.gdb.inside.commands.frames import backtrace, listed
 from osvtriage.gdb.inside.guest import Guest, read
 from osvtriage.gdb.inside.interactive import guest, session
+from osvtriage.gdb.inside.linux_guest import LinuxTasks
 from osvtriage.model.event import Frame, GuestThread
 from osvtriage.model.text import printable
 from osvtriage.systems import linux_tasks
-from osvtriage.unwind import backchain
 
 # By which every thread that does not run has left its CPU: arch/powerpc and kernel/sched/core.c of
 # Linux, core/sched.cc of OSv.
@@ -26,7 +27,7 @@ _SCHEDULING = frozenset(
         *("sched::cpu::schedule", "sched::thread::wait"),
     }
 )
-_SEARCHED_FRAMES = 6
+_SEARCHED_FRAMES, _MOST_FRAMES = 6, 200
 
 
 class Threads(Command):
@@ -89,7 +90,7 @@ def all_threads(wanted: int | None = None) -> list[GuestThread]:
     """The guest's threads; those that run are known by the vCPUs.
 
     Args:
-        wanted: the number of the only one whose whole backtrace is needed.
+        wanted: the number of the only one that is asked for, whose whole backtrace is needed.
 
     Raises:
         gdb.GdbError: this build does not tell where they are.
@@ -107,25 +108,27 @@ def all_threads(wanted: int | None = None) -> list[GuestThread]:
 
 
 def _linux(here: Guest, wanted: int | None) -> Iterator[GuestThread]:
-    asked = session().link.ask("tasks")
-    found = linux_tasks.tasks(read, asked["init_task"], here.plan.thread.fields)
-    if found.damage is not None:
-        gdb.write(f"{found.damage}; what is behind is missing here.\n", gdb.STDERR)
+    # The same code is behind many tasks' return addresses, and nothing changes meanwhile.
+    tasks = LinuxTasks(here, functools.cache(read))
+    found = tasks.listed()
     current: dict[int, int | None] = {}
     frames: dict[int, list[Frame]] = {}
-    with _each_vcpu() as cpus:
+    with each_vcpu() as cpus:
         for cpu in cpus:
             current[cpu.cpu] = cpu.current()
             frames[cpu.cpu] = _of_running(cpu)
     for task, running_on in linux_tasks.on_cpu(found, current):
+        if wanted not in (None, task.pid):
+            continue
         if running_on is not None:
             calls = frames[running_on]
         else:
-            calls = _of_sleeping(here, task.address, asked["ksp"], wanted in (None, task.pid))
+            most = _SEARCHED_FRAMES if wanted is None else _MOST_FRAMES
+            calls = tasks.sleeping(task.address, most)
         yield GuestThread(
             address=f"{task.address:016x}",
             id=task.pid,
-            name=task.comm,
+            name=task.comm or "?",
             cpu=running_on,
             status="running" if running_on is not None else "not running",
             backtrace=tuple(calls),
@@ -139,17 +142,8 @@ def _of_running(here: Guest) -> list[Frame]:
         return [Frame(f"{here.integer(here.arch.pc):016x}")]
 
 
-def _of_sleeping(here: Guest, task: int, ksp: int | None, whole: bool) -> list[Frame]:
-    """The frames from the stack pointer that _switch() saved; none where it is not known where."""
-    sp = None if ksp is None else here.word(task + ksp)
-    if not sp or not whole:
-        return []
-    # The innermost frame is _switch()'s own, whose caller is the first that is of interest.
-    return backchain.walk(here.arch, read, 0, sp)[1:]
-
-
 @contextmanager
-def _each_vcpu() -> Iterator[Iterator[Guest]]:
+def each_vcpu() -> Iterator[Iterator[Guest]]:
     """Every vCPU in turn, as the one that is looked at; afterwards the user's choice is again."""
     chosen = gdb.selected_thread()
 
