@@ -7,7 +7,7 @@ captured is read by the same unwinders.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from osvtriage.arch import Arch
 from osvtriage.model.event import Event, Frame, Side, StackUse
 from osvtriage.model.plan import Field, GdbPlan, ProbePlan
 from osvtriage.plugin.memory import Memory
+from osvtriage.plugin.orc import OrcCaptures
 from osvtriage.plugin.process import Found, Lists
 from osvtriage.plugin.shared import Record, RecordKind
 from osvtriage.plugin.table import Block, Capture, Chain, Kind, PluginProbe, Site, When
@@ -37,45 +38,6 @@ _UPPER_HALF = 1 << 63
 _EXAMPLES = 2000
 # First passages that are shown in any case, so that a record has something to look at.
 _SAMPLES = 3
-
-
-def obstacle(plan: GdbPlan, probe: ProbePlan, arch: Arch) -> str | None:
-    """Why the plugin cannot watch *probe*, in half a sentence; ``None`` where it can."""
-    if in_process(probe):
-        if not all(map(in_process, plan.probes)):
-            return "it is in a user process, and others are watched before that is found"
-        if plan.thread.offset is not None and plan.thread.other_base is None:
-            return "it is in a user process, where no register leads to the thread"
-    if probe.fatal:
-        return "the guest is stopped there"
-    if probe.exits_at_return:
-        return "its exits are not known before it is passed"
-    if probe.threads == "always":
-        return "all threads are listed there, for which the guest is stopped"
-    if plan.orc is not None and not in_process(probe):
-        return "backtraces of this kernel need a stopped guest"
-    hidden = [name for name in probe.registers if arch.words[name].stub is None]
-    if hidden and not _all_but(hidden, probe.registers, arch):
-        return f"QEMU's plugins see no {hidden[0]}"
-    return None
-
-
-def in_process(probe: ProbePlan) -> bool:
-    """Whether the probe is in a user process."""
-    return bool(probe.entry_places or probe.exit_places)
-
-
-def unseen(probe: ProbePlan, arch: Arch) -> list[str]:
-    """What of *probe* the plugin does not see, and the gdb engine does."""
-    found = [name for name in probe.registers if arch.words[name].stub is None]
-    if len(found) > 1:
-        found = [f"{found[0]} and {len(found) - 1} other registers"]
-    return [*found, *(["list of all threads"] if probe.threads else [])]
-
-
-def _all_but(hidden: Collection[str], registers: Collection[str], arch: Arch) -> bool:
-    """Whether the *hidden* ones are a part of a group whose rest is seen."""
-    return any(set(hidden) < set(group) <= set(registers) for group in arch.groups.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +79,7 @@ class Captures:
         registers: dict[str, int],
         shown: Samples | None = None,
         found: Found | None = None,
+        code: Memory | None = None,
     ) -> None:
         """Decide what is captured.
 
@@ -124,9 +87,11 @@ class Captures:
             compared: a passage that this settles is only counted. ``None``: each is sent.
             registers: the stub's registers and their places in the table, which grows.
             found: the user process that the probe is in.
+            code: the kernel's code, as it is in the guest, where backtraces need it.
         """
         self.plan, self.probe, self.arch = plan, probe, arch
         self._found = found
+        self._code = code or Memory()
         self.compared = compared
         self._shown = shown or Samples()
         self._registers = registers
@@ -186,6 +151,7 @@ class Captures:
             if found is not None and found.lists is not None and probe.lists
             else None
         )
+        self.orc = self._orc()
         # A user process's own callers are not looked for.
         self.stack = (
             self._add(Kind.AREA, self.sp, 8 + _STACK_BYTES, self._later, (0,))
@@ -197,6 +163,22 @@ class Captures:
             self._add(Kind.AREA, self.fp, 8 + _FRAMES_BYTES, self._later | When.FROM_ENTRY, (0,))
             if plan.unwind is not None and self.fp is not None and found is None
             else None
+        )
+
+    def _orc(self) -> OrcCaptures | None:
+        """What backtraces by ORC tables need, where the kernel has them."""
+        plan = self.plan.orc
+        if plan is None or self._found is not None:
+            return None
+        block = self._captures[self.thread].base
+        return OrcCaptures(
+            plan,
+            self.arch,
+            self.thread,
+            block,
+            self._later,
+            self._add,
+            lambda name: self._register(name, self._later),
         )
 
     def _whose(self, found: Found, key: When) -> tuple[tuple[int, bytes], ...]:
@@ -338,7 +320,7 @@ class Captures:
         if changes:
             change = changes[-1]
             memory = self._memory(change.exit)
-            frames = self._backtrace(change.exit, change.words[3], "exit", memory)
+            frames = self._backtrace(change.exit, change.exit, change.words[3], "exit", memory)
             culprit = {
                 "address": f"{change.words[2]:016x}",
                 "after": self._value(change.exit, self.pinpoint),
@@ -401,17 +383,24 @@ class Captures:
                 name: self._value(taken, self.values.get(name)) for name in self.probe.registers
             },
             fields={name: self._digits(taken[place]) for name, place in self.fields.items()},
-            backtrace=tuple(self._backtrace(taken, address, side, memory)),
+            backtrace=tuple(self._backtrace(taken, who, address, side, memory)),
             stack=self._stack_use(record, side) if self.block is not None else None,
             lists=self.lists.snapshot(taken) if self.lists is not None else None,
         )
 
     def _backtrace(
-        self, taken: tuple[bytes | None, ...], pc: int, side: Side, memory: Memory
+        self,
+        taken: tuple[bytes | None, ...],
+        sent: tuple[bytes | None, ...],
+        pc: int,
+        side: Side,
+        memory: Memory,
     ) -> list[Frame]:
         sp = self._number(taken[self.sp])
         if sp is None or self._found is not None:
             return [Frame(f"{pc:016x}")]
+        if self.orc is not None:
+            return self.orc.frames(self._code, pc, taken, sent)
         at_entry = self.probe.at_function_entry and side == "entry"
         if self.plan.unwind is not None and self.fp is not None:
             fp = self._number(taken[self.fp]) or 0

@@ -17,8 +17,9 @@ from osvtriage.checks import Needs
 from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Event
 from osvtriage.model.plan import GdbPlan
-from osvtriage.plugin import build, captures
+from osvtriage.plugin import build, obstacles
 from osvtriage.plugin.captures import Captures, Compared, Samples
+from osvtriage.plugin.memory import Memory
 from osvtriage.plugin.process import Found, found
 from osvtriage.plugin.shared import Counter, Record, RecordKind, Shared
 from osvtriage.plugin.table import Table, Watch
@@ -49,6 +50,9 @@ class PluginEngine:
         self._plugin = plugin
         self._shared = Shared(directory / "plugin")
         self._taken: list[Captures] = []
+        # The guest's kernel, where backtraces look at code; it is read before the plugin is armed.
+        self._code = Memory()
+        self.wants_code: tuple[tuple[int, int], ...] = ()
         self._table: Table | None = None
         # What is in a user process that is not found yet, and what settles passages there.
         self._waiting: tuple[GdbPlan, Mapping[str, Compared | None]] | None = None
@@ -80,20 +84,26 @@ class PluginEngine:
         """
         left, wanted, notes = [], [], []
         for probe in plan.probes:
-            if (why := captures.obstacle(plan, probe, self._arch)) is not None:
+            if (why := obstacles.obstacle(plan, probe, self._arch)) is not None:
                 left.append(probe)
                 notes.append(f"probe {probe.name} is watched by gdb: {why}")
                 continue
             wanted.append(probe)
-            if hidden := captures.unseen(probe, self._arch):
+            if hidden := obstacles.unseen(probe, self._arch):
                 notes.append(f"the plugin sees of probe {probe.name} no {', '.join(hidden)}")
         mine = replace(plan, probes=tuple(wanted))
         rest = replace(plan, probes=tuple(left))
-        if wanted and captures.in_process(wanted[0]):
+        if wanted and obstacles.in_process(wanted[0]):
             self._waiting = (mine, compared)
             return replace(rest, tells_process=True), notes
+        if wanted and plan.orc is not None:
+            self.wants_code = plan.orc.code
         self._make(mine, compared, shown)
         return rest, notes
+
+    def give_code(self, address: int, content: bytes) -> None:
+        """Part of the code that is wanted (``wants_code``), as it is in the guest."""
+        self._code.add(address, content)
 
     def _make(
         self,
@@ -104,8 +114,9 @@ class PluginEngine:
     ) -> None:
         """Make the table for all probes of *plan*."""
         registers: dict[str, int] = {}
+        code = self._code
         self._taken = [
-            Captures(plan, one, self._arch, compared.get(one.name), registers, shown, found)
+            Captures(plan, one, self._arch, compared.get(one.name), registers, shown, found, code)
             for one in plan.probes
         ]
         self._samples = [0] * len(self._taken)

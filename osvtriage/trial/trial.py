@@ -359,6 +359,11 @@ class Trial:
             assert self.resolved is not None
             await high_water.arm(self._elf, self.resolved, self.directory, self._run_in_gdb)
         if self._plugin is not None:
+            for start, end in self._plugin.wants_code:
+                # What is gone after the boot is no code that anything returns to.
+                if await self._read_memory(start, 1) is not None:
+                    code = await self._read_sample(Sample("code", start, end - start))
+                    self._plugin.give_code(start, code or b"")
             self._plugin.arm()
             following = asyncio.create_task(self._plugin.follow(), name="plugin")
             self._stack.callback(following.cancel)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from osvtriage.arch import PPC64LE, X86_64
+from osvtriage.model.orc import OrcPlan, OrcTable, StackOffsets
 from osvtriage.model.plan import Field, GdbPlan, Place, ProbePlan, StackListsPlan, ThreadPlan
-from osvtriage.plugin.captures import Captures, Compared, obstacle, unseen
+from osvtriage.plugin.captures import Captures, Compared
+from osvtriage.plugin.obstacles import obstacle, unseen
 from osvtriage.plugin.process import Found
 from osvtriage.plugin.shared import Record, RecordKind
 from osvtriage.plugin.table import Block, Kind, Site, When
@@ -184,6 +186,7 @@ def test_a_change_that_a_switch_of_threads_brought_counts_only_where_it_lasts() 
     assert taken.pinpointed([own, switch], lost)["culprit"]["address"] == f"{0x6000:016x}"
 
 
+NO_TABLE = OrcTable("none", "6.4", 0, 0, 0, 0)
 CHILD = replace(PROBE, entries=(), exits=(), registers=(), fields={}, callee=None, lists=True)
 IN_PROCESS = replace(
     CHILD, entry_places=(Place("libc.so.6", 0x10),), exit_places=(Place("libc.so.6", 0x20),)
@@ -246,3 +249,20 @@ def test_a_child_that_is_seen_only_where_fork_returns_is_told_by_the_result() ->
         Record(RecordKind.ENTRY, 0, (0, 0x7F00_0000_0020, 0, 0), (None,) * len(made.captures), ())
     )
     assert (event.side, event.lists) == ("exit", None)
+
+
+def test_a_kernel_with_orc_tables_has_all_stacks_taken_where_a_record_is_sent() -> None:
+    thread = replace(X86_THREAD, fields={"pid": Field((8,), 4), "comm": Field((16,), 16)})
+    stacks = StackOffsets(24, 16384, 0x80, 16384, 8192, 4096, tss=0x3000)
+    orc = OrcPlan(NO_TABLE, (), (), {}, (), (), stacks, None)
+    probe = replace(PROBE, registers=("xmm0",), fields={})
+    plan = GdbPlan("x86_64", thread, (probe,), orc=orc)
+    assert obstacle(plan, probe, X86_64) is None
+    taken = Captures(plan, probe, X86_64, Compared(frozenset({"xmm0"})), {})
+    captures = taken.probe_for_plugin().captures
+    areas = {(one.base, one.offsets): one for one in captures if one.kind is Kind.AREA}
+    block = captures[taken.thread].base
+    assert areas.keys() == {(taken.thread, (24, 0)), (block, (0x3000,)), (taken.sp, (0,))}
+    assert areas[taken.thread, (24, 0)].size == 8 + 16384
+    # They cost nothing where nothing is sent.
+    assert not any(one.when & (When.ENTRY | When.EXIT) for one in areas.values())
