@@ -1,41 +1,51 @@
-"""Passages a second, and what they cost the guest, for ways to watch a hot kernel function.
+"""Checked hits a second, and what they cost the guest, for ways to watch a hot kernel function.
 
 Run by hand, on a machine with nothing else to do:
 
     .venv/bin/python benchmarks/engines.py [--rounds 3] [--exchanges 60000] [--few 300]
+    .venv/bin/python benchmarks/engines.py --trials 5 [RECIPE[@IMAGE] …]
 
 The same guest (ppc64le, one vCPU, two processes that hand a byte to and fro: switch.c), the same
 QEMU, the same place: every call of save_fpu() and where it returns, with f0 to f31 taken at both
-sides. Bare QEMU and the plugin are interleaved, and their rates are by QEMU's processor time, the
-boot's apart; gdb, which is a hundred times slower, gets fewer exchanges and is timed by the guest's
-clock. A passage has two hits.
+sides, each a hit. Measured is the workload, from the word that lets it begin to its last line. Bare
+QEMU and the plugin are interleaved, and go by QEMU's processor time, in which other work on the
+machine does not count; ways that stop the guest, a hundred times slower and waiting most of the
+time, get fewer exchanges and go by the clock.
+
+With --trials whole runs of recipes are timed, on both engines in turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from pygdbmi.gdbcontroller import GdbController
+
 from osvtriage.arch import PPC64LE
+from osvtriage.consoles import payload as lines
 from osvtriage.guest.programs import find_gdb, find_plugin_qemu
 from osvtriage.guest.qemu import Boot, machine_arguments
 from osvtriage.images import payload, store
 from osvtriage.images.store import ImageStore
+from osvtriage.model.plan import GdbPlan, ProbePlan, ThreadPlan
 from osvtriage.plugin import build
 from osvtriage.plugin.shared import Counter, Shared
 from osvtriage.plugin.table import Capture, Kind, PluginProbe, Site, Table, When
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.symbols.layouts import LAYOUTS
 
 IMAGE = "debian-bookworm-ppc64le"
+RECIPES = ("ppc64le-save-fpu", "glibc-reclaim-stacks")
 # A guest that has not ended by then never will.
 LIMIT = 900.0
 REGISTERS = [f"f{number}" for number in range(32)]
@@ -51,6 +61,12 @@ class Probe(gdb.Breakpoint):
 for address in {addresses!r}:
     Probe("*%d" % address, internal=True)
 """
+_OURS = """\
+import sys
+sys.path.insert(0, {package!r})
+from osvtriage.gdb.inside import probes
+probes.arm({plan!r})
+"""
 
 
 @dataclass(frozen=True)
@@ -58,19 +74,20 @@ class Guest:
     """A guest that can be started again and again, and the two sides of every call in it."""
 
     command: list[str]
+    exchanges: int
     entries: list[int]
     exits: list[int]
+    thread: ThreadPlan
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of the guest gave. ``seconds`` are the workload's by the guest's own clock,
-    ``processor`` QEMU's, of the whole run: other work on the machine does not count in these."""
+    """What the workload took, by the clock and of QEMU's processor time, and passages where they
+    were counted."""
 
-    exchanges: int
     seconds: float
-    processor: float = 0.0
-    hits: int | None = None
+    processor: float
+    passages: int | None = None
     note: str = ""
 
 
@@ -81,12 +98,12 @@ def guest(exchanges: int) -> Guest:
     qemu = find_plugin_qemu(PPC64LE)
     if qemu.path is None:
         sys.exit(f"{qemu.obstacle}\nosvtriage doctor --fetch-qemu gets one")
-    append = f"console=hvc0 {image.append} panic=-1 -- payload: --exchanges {exchanges}"
+    wait = f"{lines.WAIT} console=hvc0 {image.append}"
     boot = Boot(
         arch=PPC64LE,
         kernel=image.kernel,
         initrd=store.initrd(image, program),
-        append=append,
+        append=f"{wait} panic=-1 -- payload: --exchanges {exchanges}",
         memory=image.memory,
         smp=1,
         accelerator="tcg",
@@ -95,33 +112,64 @@ def guest(exchanges: int) -> Guest:
     with ElfImage(image.kernel, PPC64LE) as elf:
         targets = {at for one in elf.functions("save_fpu") for at in (one.address, one.entry)}
         calls = elf.calls(frozenset(targets))
+        thread = LAYOUTS["linux"](elf).thread
     entries = sorted(site for sites in calls.values() for site in sites)
-    return Guest(machine_arguments(qemu.path, boot), entries, [site + 4 for site in entries])
+    exits = [site + 4 for site in entries]
+    return Guest(machine_arguments(qemu.path, boot), exchanges, entries, exits, thread)
 
 
-def run(chosen: Guest, more: list[str], console: Path) -> Result:
-    """Run the guest to its end."""
-    with console.open("wb") as file:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [*chosen.command, *more, "-serial", "stdio"],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            check=True,
-            timeout=LIMIT,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return replace(said(console), processor=used)
+class Running:
+    """A guest that has booted and waits for a word, for as long as the block lasts."""
+
+    def __init__(self, chosen: Guest, more: list[str], directory: Path) -> None:
+        self.stub = directory / "gdb"
+        self.stub.unlink(missing_ok=True)
+        self._command = [*chosen.command, *more, "-serial", "stdio", "-gdb", "chardev:gdb"]
+        self._command += ["-chardev", f"socket,id=gdb,path={self.stub},server=on,wait=off"]
+
+    def __enter__(self) -> Running:
+        pipe = subprocess.PIPE
+        self._qemu = subprocess.Popen(self._command, stdin=pipe, stdout=pipe)
+        # Ended also where nothing is printed any more.
+        self._timer = threading.Timer(LIMIT, self._qemu.kill)
+        self._timer.start()
+        self._until(lines.READY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        try:
+            self._qemu.wait(10)
+        except subprocess.TimeoutExpired:
+            self._qemu.kill()
+            self._qemu.wait()
+
+    def workload(self) -> Result:
+        """Let it run, to its last line."""
+        assert self._qemu.stdin is not None
+        begun, used = time.monotonic(), self._processor()
+        self._qemu.stdin.write(b"go\n")
+        self._qemu.stdin.flush()
+        self._until("end ")
+        return Result(time.monotonic() - begun, self._processor() - used)
+
+    def _until(self, event: str) -> None:
+        assert self._qemu.stdout is not None
+        for line in self._qemu.stdout:
+            if line.strip().startswith(f"osvtriage: {event}".encode()):
+                return
+        sys.exit(f"the guest ended before it said {event!r}")
+
+    def _processor(self) -> float:
+        """Seconds of processor time that QEMU has used; proc(5), utime and stime."""
+        stat = Path(f"/proc/{self._qemu.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def said(console: Path) -> Result:
-    """What the workload printed at its end."""
-    text = console.read_text(errors="replace")
-    found = re.search(r"osvtriage: end .*exchanges=(\d+) seconds=([\d.]+)", text)
-    if found is None:
-        sys.exit(f"the workload did not come to its end: {text[-400:]!r}")
-    return Result(int(found[1]), float(found[2]))
+def bare(chosen: Guest, directory: Path) -> Result:
+    """QEMU alone."""
+    with Running(chosen, [], directory) as running:
+        return running.workload()
 
 
 def plugin(chosen: Guest, directory: Path) -> Result:
@@ -136,100 +184,169 @@ def plugin(chosen: Guest, directory: Path) -> Result:
     )
     file = Shared(directory / "shared")
     file.arm(Table([*REGISTERS, "r1"], [probe]))
-    result = run(chosen, build.argument(build.plugin(), file.path), directory / "console")
-    counters = file.counters(0)
-    lost = counters[Counter.DROPPED] + counters[Counter.LOST] + counters[Counter.UNSENT]
-    note = f"{lost} dropped, {counters[Counter.DIFFERING]} differed"
-    hits = counters[Counter.PASSAGES]
-    # The boot switches, too: what was counted is not all of the workload.
-    hits = min(hits, 2 * result.exchanges)
+    with Running(chosen, build.argument(build.plugin(), file.path), directory) as running:
+        before = file.counters(0)
+        result = running.workload()
+        after = file.counters(0)
+    done = [last - first for first, last in zip(before, after, strict=True)]
+    lost = done[Counter.DROPPED] + done[Counter.LOST] + done[Counter.UNSENT]
     file.close()
-    return replace(result, hits=hits, note=note)
+    (directory / "shared").unlink()
+    note = f"{lost} dropped, {done[Counter.DIFFERING]} differed"
+    return Result(result.seconds, result.processor, done[Counter.PASSAGES], note)
 
 
 def gdb_python(chosen: Guest, directory: Path) -> Result:
     """gdb's own Python breakpoint."""
-    script = directory / "probe.py"
-    script.write_text(
-        _PYTHON.format(registers=REGISTERS, addresses=[*chosen.entries, *chosen.exits])
+    addresses = [*chosen.entries, *chosen.exits]
+    return _in_gdb(chosen, directory, _PYTHON.format(registers=REGISTERS, addresses=addresses))
+
+
+def gdb_engine(chosen: Guest, directory: Path) -> Result:
+    """osvtriage's engine: the same, with the task, the backtrace, and a line for each hit."""
+    probe = ProbePlan(
+        name="save_fpu",
+        symbol="save_fpu",
+        entries=tuple(chosen.entries),
+        exits=tuple(chosen.exits),
+        at_function_entry=False,
+        registers=tuple(f"vs{number}" for number in range(32)),
+        fields={},
+        limit=1 << 40,
+        required=0,
+        callee=chosen.entries[0],
     )
-    with StoppedGuest(chosen, directory) as socket:
+    plan = directory / "plan.json"
+    plan.write_text(GdbPlan("ppc64le", chosen.thread, (probe,)).to_json())
+    package = str(Path(build.__file__).parents[2])
+    return _in_gdb(chosen, directory, _OURS.format(package=package, plan=str(plan)))
+
+
+def _in_gdb(chosen: Guest, directory: Path, text: str) -> Result:
+    script = directory / "probe.py"
+    script.write_text(text + '\nprint("armed", flush=True)\n')
+    with Running(chosen, [], directory) as running:
         command = [str(find_gdb(PPC64LE)), "-nx", "-batch"]
-        for line in (*PPC64LE.gdb_setup, f"target remote {socket}", f"source {script}", "continue"):
+        for line in (*PPC64LE.gdb_setup, f"target remote {running.stub}", f"source {script}"):
             command += ["-ex", line]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=LIMIT)
-    result = said(directory / "console")
-    return replace(result, hits=2 * result.exchanges)
+        gdb = subprocess.Popen(
+            [*command, "-ex", "continue"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert gdb.stdout is not None
+        for said in gdb.stdout:
+            if said.strip() == b"armed":
+                break
+        # What it prints has to go somewhere.
+        reader = threading.Thread(target=gdb.stdout.read, daemon=True)
+        reader.start()
+        result = running.workload()
+    gdb.wait(30)
+    return result
 
 
-class StoppedGuest:
-    """A guest stopped at reset, with a gdb stub at a socket, for as long as the block lasts."""
+def pygdbmi(chosen: Guest, directory: Path) -> Result:
+    """pygdbmi's controller with its defaults, a command after the other."""
+    with Running(chosen, [], directory) as running:
+        gdb = GdbController([str(find_gdb(PPC64LE)), "-nx", "--interpreter=mi3"])
+        for line in (*PPC64LE.gdb_setup, f"target remote {running.stub}"):
+            gdb.write(line)
+        numbers = " ".join(str(number) for number in range(71, 103))
+        for address in (*chosen.entries, *chosen.exits):
+            gdb.write(f"-break-insert *{address:#x}")
+        result: list[Result] = []
+        waiting = threading.Thread(target=lambda: result.append(running.workload()))
+        waiting.start()
+        while waiting.is_alive():
+            answers = gdb.write("-exec-continue", raise_error_on_timeout=False)
+            while waiting.is_alive() and not any(one["message"] == "stopped" for one in answers):
+                answers = gdb.get_gdb_response(raise_error_on_timeout=False)
+            if waiting.is_alive():
+                gdb.write(f"-data-list-register-values x {numbers}", raise_error_on_timeout=False)
+        gdb.exit()
+    return result[0]
 
-    def __init__(self, chosen: Guest, directory: Path) -> None:
-        self._chosen, self._directory = chosen, directory
 
-    def __enter__(self) -> Path:
-        socket = self._directory / "gdb"
-        more = ["-S", "-chardev", f"socket,id=gdb,path={socket},server=on,wait=off"]
-        more += ["-gdb", "chardev:gdb", "-serial", f"file:{self._directory / 'console'}"]
-        self._qemu = subprocess.Popen([*self._chosen.command, *more], stdin=subprocess.DEVNULL)
-        # Ended also where gdb hangs.
-        self._timer = threading.Timer(LIMIT, self._qemu.kill)
-        self._timer.start()
-        while not socket.exists() and self._qemu.poll() is None:
-            time.sleep(0.05)
-        return socket
+def compare_ways(rounds: int, exchanges: int, few: int, fewest: int) -> None:
+    """Print the table of all ways to watch."""
+    many = guest(exchanges)
+    with tempfile.TemporaryDirectory(prefix="osvtriage-engines-") as name:
+        directory = Path(name)
+        alone, ours = [], []
+        for number in range(rounds):
+            alone.append(bare(many, directory))
+            ours.append(plugin(many, directory))
+            _say(f"round {number + 1}: bare {alone[-1]}, plugin {ours[-1]}")
+        base = statistics.median(one.processor for one in alone)
+        mine = statistics.median(one.processor for one in ours)
+        passages = statistics.median(one.passages or 0 for one in ours)
+        per_exchange = 2 * passages / exchanges
+        print(
+            f"| {exchanges} exchanges, {passages:,.0f} passages | checked hits a second | to bare |"
+        )
+        print("|---|---|---|")
+        print("| bare QEMU | | 1.00 |")
+        print(f"| plugin ({ours[-1].note}) | {2 * passages / mine:,.0f} | {mine / base:.2f} |")
+        clock = statistics.median(one.seconds for one in alone) / exchanges
+        ways: list[tuple[str, int, Callable[[Guest, Path], Result]]] = [
+            ("osvtriage's gdb engine", few, gdb_engine),
+            ("gdb's own Python breakpoint", few, gdb_python),
+            ("pygdbmi with its defaults", fewest, pygdbmi),
+        ]
+        for title, count, way in ways:
+            one = way(guest(count), directory)
+            _say(f"{title}: {one}, {count} exchanges")
+            rate, slower = per_exchange * count / one.seconds, one.seconds / count / clock
+            print(f"| {title} | {rate:,.1f} | {slower:,.0f} |")
 
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        try:
-            self._qemu.wait(10)
-        except subprocess.TimeoutExpired:
-            self._qemu.kill()
-            self._qemu.wait()
+
+def time_trials(recipes: list[str], trials: int) -> None:
+    """Print how many trials of each recipe there are in an hour, on either engine."""
+    print("| recipe | gdb, trials an hour | plugin | ratio |")
+    print("|---|---|---|---|")
+    for named in recipes:
+        recipe, _, image = named.partition("@")
+        taken: dict[str, list[float]] = {"gdb": [], "plugin": []}
+        for _ in range(trials):
+            for engine, seconds in taken.items():
+                seconds.append(_trial(recipe, image, engine))
+                _say(f"{named}, {engine}: {seconds[-1]:.1f} s")
+        gdb, ours = (3600 / statistics.median(seconds) for seconds in taken.values())
+        print(f"| {named} | {gdb:,.0f} | {ours:,.0f} | {ours / gdb:.2f} |")
+
+
+def _trial(recipe: str, image: str, engine: str) -> float:
+    """The seconds that a run takes from the command to its record."""
+    with tempfile.TemporaryDirectory(prefix="osvtriage-engines-") as out:
+        command = [sys.executable, "-m", "osvtriage", "run", recipe, "--engine", engine]
+        command += ["--out", f"{out}/run", *(["--image", image] if image else [])]
+        begun = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)}: status {done.returncode}\n{done.stderr}")
+        return time.monotonic() - begun
+
+
+def _say(text: str) -> None:
+    print(f"{text}; load {os.getloadavg()[0]:.1f}", file=sys.stderr)
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--exchanges", type=int, default=60_000)
     parser.add_argument("--few", type=int, default=300)
+    parser.add_argument("--fewest", type=int, default=10)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("recipes", nargs="*", default=RECIPES)
     chosen = parser.parse_args()
-    many, few = guest(chosen.exchanges), guest(chosen.few)
-    bare: list[Result] = []
-    ours: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="osvtriage-engines-") as name:
-        boot = run(few, [], Path(name) / "boot").processor
-        for number in range(chosen.rounds):
-            directory = Path(name) / str(number)
-            directory.mkdir()
-            bare.append(run(many, [], directory / "bare"))
-            ours.append(plugin(many, directory))
-            print(
-                f"round {number + 1}: bare {bare[-1].processor:.2f} s, plugin "
-                f"{ours[-1].processor:.2f} s of processor time, {boot:.2f} s of it the boot; "
-                f"by the guest's clock {bare[-1].seconds:.2f} s and {ours[-1].seconds:.2f} s; "
-                f"{ours[-1].note}",
-                file=sys.stderr,
-            )
-        base = statistics.median(one.processor for one in bare) - boot
-        mine = statistics.median(one.processor for one in ours) - boot
-        print(f"| {chosen.exchanges} exchanges | passages a second | guest's time to bare |")
-        print("|---|---|---|")
-        print("| bare QEMU | | 1.00 |")
-        print(
-            f"| plugin, 32 registers compared | {(ours[0].hits or 0) / mine:,.0f} | "
-            f"{mine / base:.2f} |"
-        )
-        slow = Path(name) / "gdb"
-        slow.mkdir()
-        one = gdb_python(few, slow)
-        per_exchange = statistics.median(one.seconds for one in bare) / chosen.exchanges
-        print(
-            f"| gdb's Python breakpoint | {(one.hits or 0) / one.seconds:,.0f} | "
-            f"{one.seconds / one.exchanges / per_exchange:,.0f} |"
-        )
+    if chosen.trials:
+        time_trials(list(chosen.recipes), chosen.trials)
+    else:
+        compare_ways(chosen.rounds, chosen.exchanges, chosen.few, chosen.fewest)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ class Monitor:
 
     async def save_memory(self, address: int, size: int, path: Path) -> None:
         """Write *size* bytes at the first vCPU's virtual *address* into the file *path*."""
-        await self._execute("memsave", {"val": address, "size": size, "filename": str(path)})
+        # QAPI's int is signed, and kernels are in the upper half.
+        value = address - (1 << 64) if address >> 63 else address
+        await self._execute("memsave", {"val": value, "size": size, "filename": str(path)})
 
     async def dump_memory(self, path: Path) -> None:
         """Write the guest's physical memory into the file *path*, as an ELF core."""

@@ -30,7 +30,8 @@ class OrcTable:
 class StackOffsets:
     """Where a running CPU's stacks are: offsets in the per-CPU block and in structures, and sizes.
 
-    ``irq_top`` is where in the block the address of the topmost word of the interrupt stack is.
+    ``irq_top`` is where in the block the address of the topmost word of the interrupt stack is,
+    ``tss`` where the TSS is, if that is known.
     """
 
     task: int
@@ -39,6 +40,7 @@ class StackOffsets:
     irq_bytes: int
     exception_bytes: int
     entry_bytes: int
+    tss: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

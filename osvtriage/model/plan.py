@@ -53,6 +53,10 @@ class Place:
     module: str
     offset: int
 
+    def at(self, bases: Mapping[str, int]) -> int:
+        """The address, where *bases* says at which one each module was loaded."""
+        return bases[self.module] + self.offset
+
 
 @dataclass(frozen=True, slots=True)
 class ModulePlan:
@@ -90,6 +94,19 @@ class ProcessListsPlan:
     heads: ListHeads
     list_offset: int
     tid_offset: int
+
+    def at(self, bases: Mapping[str, int]) -> StackListsPlan:
+        """Where a process has them that has its modules at *bases*."""
+        heads = self.heads
+        return StackListsPlan(
+            used=heads.used.at(bases),
+            cache=heads.cache.at(bases),
+            user=heads.user.at(bases) if heads.user else None,
+            in_flight=heads.in_flight.at(bases) if heads.in_flight else None,
+            lock=heads.lock.at(bases),
+            list_offset=self.list_offset,
+            tid_offset=self.tid_offset,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +265,9 @@ class GdbPlan:
     """All probes of a trial, and what is known of the guest that they are in.
 
     ``pinpoint`` is the register whose first change within a span is to be found by stepping.
-    ``process`` is the one that probes with places are in. ``orc``: backtraces go by these tables.
-    ``contexts`` are places where they are compared.
+    ``process`` is the one that probes with places are in; ``tells_process``: where it is found, the
+    guest stays stopped, and the trial is told where its modules are. ``orc``: backtraces go by
+    these tables. ``contexts`` are places where they are compared.
     """
 
     arch: str
@@ -262,6 +280,7 @@ class GdbPlan:
     interleave: InterleavePlan | None = None
     orc: OrcPlan | None = None
     contexts: ContextsPlan | None = None
+    tells_process: bool = False
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

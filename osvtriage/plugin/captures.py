@@ -7,15 +7,18 @@ captured is read by the same unwinders.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from osvtriage.arch import Arch
 from osvtriage.model.event import Event, Frame, Side, StackUse
 from osvtriage.model.plan import Field, GdbPlan, ProbePlan
+from osvtriage.plugin.memory import Memory
+from osvtriage.plugin.orc import OrcCaptures
+from osvtriage.plugin.process import Found, Lists
 from osvtriage.plugin.shared import Record, RecordKind
-from osvtriage.plugin.table import Capture, Kind, PluginProbe, Site, When
+from osvtriage.plugin.table import Block, Capture, Chain, Kind, PluginProbe, Site, When
 from osvtriage.systems.identity import identity
 from osvtriage.unwind import backchain, framepointer
 
@@ -28,42 +31,13 @@ _STACK_BYTES = 8192
 _FRAMES_BYTES = 2048
 # Under a stack that is measured: as gdb's engine looks (osvtriage/gdb/inside/stacks.py).
 _BELOW_BYTES = 64
+# Where programs have no memory; see osvtriage.gdb.inside.guest.
+_UPPER_HALF = 1 << 63
 # Records of passages whose sides differ. A kernel that loses a register at each of 30,000 context
 # switches a second shows that in the first ones; more would only fill the disk.
 _EXAMPLES = 2000
 # First passages that are shown in any case, so that a record has something to look at.
 _SAMPLES = 3
-
-
-def obstacle(plan: GdbPlan, probe: ProbePlan, arch: Arch) -> str | None:
-    """Why the plugin cannot watch *probe*, in half a sentence; ``None`` where it can."""
-    if probe.entry_places:
-        return "it is in a user process, which gdb finds"
-    if probe.fatal:
-        return "the guest is stopped there"
-    if probe.exits_at_return:
-        return "its exits are not known before it is passed"
-    if probe.threads == "always":
-        return "all threads are listed there, for which the guest is stopped"
-    if plan.thread.other_base is not None:
-        return "the current thread is in one of two registers"
-    hidden = [name for name in probe.registers if arch.words[name].stub is None]
-    if hidden and not _all_but(hidden, probe.registers, arch):
-        return f"QEMU's plugins see no {hidden[0]}"
-    return None
-
-
-def unseen(probe: ProbePlan, arch: Arch) -> list[str]:
-    """What of *probe* the plugin does not see, and the gdb engine does."""
-    found = [name for name in probe.registers if arch.words[name].stub is None]
-    if len(found) > 1:
-        found = [f"{found[0]} and {len(found) - 1} other registers"]
-    return [*found, *(["list of all threads"] if probe.threads else [])]
-
-
-def _all_but(hidden: Collection[str], registers: Collection[str], arch: Arch) -> bool:
-    """Whether the *hidden* ones are a part of a group whose rest is seen."""
-    return any(set(hidden) < set(group) <= set(registers) for group in arch.groups.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +78,26 @@ class Captures:
         compared: Compared | None,
         registers: dict[str, int],
         shown: Samples | None = None,
+        found: Found | None = None,
+        code: Memory | None = None,
     ) -> None:
         """Decide what is captured.
 
         Args:
             compared: a passage that this settles is only counted. ``None``: each is sent.
             registers: the stub's registers and their places in the table, which grows.
+            found: the user process that the probe is in.
+            code: the kernel's code, as it is in the guest, where backtraces need it.
         """
         self.plan, self.probe, self.arch = plan, probe, arch
+        self._found = found
+        self._code = code or Memory()
         self.compared = compared
         self._shown = shown or Samples()
         self._registers = registers
         self._captures: list[Capture] = []
-        self._places: dict[tuple[Kind, int, tuple[int, ...]], int] = {}
-        spans = bool(probe.exits)
+        self._places: dict[tuple[object, ...], int] = {}
+        self.spans = spans = bool(probe.exits or (probe.entry_places and probe.exit_places))
         # A check that wants each passage may go by which threads are inside at the same time.
         self.streamed = spans and compared is None
         # What a single entry needs, it needs when the record is sent, which is then.
@@ -128,14 +108,15 @@ class Captures:
         calls = probe.callee is not None
         # A call returns to the same stack pointer, and a kernel's stacks are each one thread's.
         key = (When.KEY | When.EXIT) if spans else When(0)
-        self.sp = self._register(arch.stack_pointer, both | (key if calls else When(0)))
+        mine = When.WITH_KEY if found is not None else When(0)
+        self.sp = self._register(arch.stack_pointer, both | mine | (key if calls else When(0)))
         self.fp = self._register(arch.frame_pointer, both) if arch.frame_pointer else None
         self.link = (
             self._register(arch.link_register, When.ENTRY)
             if arch.link_register and probe.at_function_entry
             else None
         )
-        self.thread = self._thread(both | (When(0) if calls else key))
+        self.thread = self._thread(both | mine | (When(0) if calls else key))
         names = compared.names if compared else frozenset()
         # What decides whether a passage counts is taken at both sides of each.
         masked = {compared.bits[0]} if compared and compared.bits else set()
@@ -157,6 +138,7 @@ class Captures:
         self.identity = {
             name: self._field(field, self._later) for name, field in plan.thread.fields.items()
         }
+        self._guards = self._whose(found, key) if found is not None else ()
         # The register whose clobber is looked for: where a check goes by it.
         self.pinpoint = (
             self._word(plan.pinpoint, both)
@@ -164,26 +146,73 @@ class Captures:
             else None
         )
         self.block = self._block(both) if probe.stack else None
-        self.stack = self._add(Kind.AREA, self.sp, 8 + _STACK_BYTES, self._later, (0,))
-
+        self.lists = (
+            Lists(found.lists, both, self._add)
+            if found is not None and found.lists is not None and probe.lists
+            else None
+        )
+        self.orc = self._orc()
+        # A user process's own callers are not looked for.
+        self.stack = (
+            self._add(Kind.AREA, self.sp, 8 + _STACK_BYTES, self._later, (0,))
+            if found is None
+            else None
+        )
         # A chain of frame pointers can go on on another stack, from a system call's on.
         self.frames = (
             self._add(Kind.AREA, self.fp, 8 + _FRAMES_BYTES, self._later | When.FROM_ENTRY, (0,))
-            if plan.unwind is not None and self.fp is not None
+            if plan.unwind is not None and self.fp is not None and found is None
             else None
         )
 
+    def _orc(self) -> OrcCaptures | None:
+        """What backtraces by ORC tables need, where the kernel has them."""
+        plan = self.plan.orc
+        if plan is None or self._found is not None:
+            return None
+        block = self._captures[self.thread].base
+        return OrcCaptures(
+            plan,
+            self.arch,
+            self.thread,
+            block,
+            self._later,
+            self._add,
+            lambda name: self._register(name, self._later),
+        )
+
+    def _whose(self, found: Found, key: When) -> tuple[tuple[int, bytes], ...]:
+        """What tells hits of *found* from those of other processes."""
+        name = found.comm.encode()
+        # With its end, where the name does not fill its room.
+        size = self.plan.thread.fields["comm"].size
+        comm = self._field(self.plan.thread.fields["comm"], When.WITH_KEY)
+        guards = [(comm, (name + b"\0")[:size])]
+        if self.probe.in_child:
+            result = self._register(self.arch.result, When.WITH_KEY)
+            guards.append((result, bytes(self.arch.words[self.arch.result].bits // 8)))
+        # A child may never leave, and its task_struct become another one's.
+        since = next(name for name in ("start_time", "pid") if name in self.plan.thread.fields)
+        self._field(self.plan.thread.fields[since], When.WITH_KEY | key)
+        return tuple(guards)
+
     def _add(
-        self, kind: Kind, base: int, size: int, when: When, offsets: tuple[int, ...] = ()
+        self,
+        kind: Kind,
+        base: int,
+        size: int,
+        when: When,
+        offsets: tuple[int, ...] = (),
+        more: Chain | Block | None = None,
     ) -> int:
-        place = self._places.get((kind, base, offsets))
+        known = (kind, base, offsets, more)
+        place = self._places.get(known)
         if place is None:
-            place = self._places[kind, base, offsets] = len(self._captures)
-            self._captures.append(Capture(kind, when, base, size, offsets))
+            place = self._places[known] = len(self._captures)
+            self._captures.append(Capture(kind, when, base, size, offsets, more))
         else:
             old = self._captures[place]
-            size = max(old.size, size)
-            self._captures[place] = Capture(kind, old.when | when, base, size, offsets)
+            self._captures[place] = replace(old, when=old.when | when, size=max(old.size, size))
         return place
 
     def _stub_register(self, name: str, when: When) -> int:
@@ -203,7 +232,11 @@ class Captures:
         if thread.offset is None:
             return self._register(thread.base, when)
         # r13 leads to the PACA of the vCPU, which is another one after a migration.
-        base = self._register(thread.base, (when & ~When.KEY) | When.WITH_KEY)
+        above = (when & ~When.KEY) | When.WITH_KEY
+        base = self._register(thread.base, above)
+        if thread.other_base is not None and thread.own is not None:
+            block = Block(thread.own, self._register(thread.other_base, above), _UPPER_HALF)
+            base = self._add(Kind.BLOCK, base, 8, above, (), block)
         return self._add(Kind.PATH, base, 8, when, (thread.offset,))
 
     def _field(self, field: Field, when: When) -> int:
@@ -225,10 +258,11 @@ class Captures:
     def probe_for_plugin(self) -> PluginProbe:
         """The probe as the plugin gets it."""
         probe = self.probe
-        one_sided = not probe.exits
+        entries, exits = self._sites(probe)
+        one_sided = not exits
         return PluginProbe(
-            entries=tuple(Site(address) for address in probe.entries),
-            exits=tuple(Site(address) for address in probe.exits),
+            entries=entries,
+            exits=exits,
             captures=tuple(self._captures),
             returns=probe.callee is not None and not probe.at_function_entry,
             examples=probe.limit if one_sided else self._shown.examples,
@@ -241,7 +275,18 @@ class Captures:
             watched=(self.pinpoint.parts[0], self.pinpoint.parts[-1], self.thread)
             if self.pinpoint is not None
             else None,
+            guards=self._guards,
+            again=self.sp if self._found is not None else None,
         )
+
+    def _sites(self, probe: ProbePlan) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+        """The entries and the exits; a probe without entries is looked at at its exits."""
+        if self._found is None:
+            entries = tuple(Site(address) for address in probe.entries)
+            return entries, tuple(Site(address) for address in probe.exits)
+        places = probe.entry_places, probe.exit_places
+        ways = [tuple(self._found.sites[place] for place in some) for some in places]
+        return (ways[1], ()) if probe.in_child else (ways[0], ways[1])
 
     def _holds(self) -> tuple[int, int] | None:
         if self.compared is None or self.compared.holds is None:
@@ -275,7 +320,7 @@ class Captures:
         if changes:
             change = changes[-1]
             memory = self._memory(change.exit)
-            frames = self._backtrace(change.exit, change.words[3], "exit", memory)
+            frames = self._backtrace(change.exit, change.exit, change.words[3], "exit", memory)
             culprit = {
                 "address": f"{change.words[2]:016x}",
                 "after": self._value(change.exit, self.pinpoint),
@@ -302,13 +347,15 @@ class Captures:
         memory = self._memory(side)
         cpus = record.words[0]
         if record.kind is not RecordKind.EXIT:
-            yield self._event(record, "entry", cpus & 0xFFFF_FFFF, record.words[1], side, memory)
+            at: Side = "exit" if self.probe.in_child else "entry"
+            yield self._event(record, at, cpus & 0xFFFF_FFFF, record.words[1], side, memory)
         if left:
             yield self._event(record, "exit", cpus >> 32, record.words[2], side, memory)
 
-    def _memory(self, taken: tuple[bytes | None, ...]) -> _Memory:
-        places = [self.stack] if self.frames is None else [self.stack, self.frames]
-        return _Memory(self._area(taken, place) for place in places)
+    def _memory(self, taken: tuple[bytes | None, ...]) -> Memory:
+        places = [place for place in (self.stack, self.frames) if place is not None]
+        areas = (self._area(taken, place) for place in places)
+        return Memory(area for area in areas if area is not None)
 
     def _event(
         self,
@@ -317,9 +364,10 @@ class Captures:
         cpu: int,
         address: int,
         who: tuple[bytes | None, ...],
-        memory: _Memory,
+        memory: Memory,
     ) -> Event:
-        taken = record.entry if side == "entry" else record.exit
+        one_sided = record.kind is RecordKind.ENTRY
+        taken = record.entry if side == "entry" or one_sided else record.exit
         current = self._number(who[self.thread])
         known = {name: self._digits(who[place]) for name, place in self.identity.items()}
         thread, comm = identity(current, known)
@@ -335,16 +383,24 @@ class Captures:
                 name: self._value(taken, self.values.get(name)) for name in self.probe.registers
             },
             fields={name: self._digits(taken[place]) for name, place in self.fields.items()},
-            backtrace=tuple(self._backtrace(taken, address, side, memory)),
+            backtrace=tuple(self._backtrace(taken, who, address, side, memory)),
             stack=self._stack_use(record, side) if self.block is not None else None,
+            lists=self.lists.snapshot(taken) if self.lists is not None else None,
         )
 
     def _backtrace(
-        self, taken: tuple[bytes | None, ...], pc: int, side: Side, memory: _Memory
+        self,
+        taken: tuple[bytes | None, ...],
+        sent: tuple[bytes | None, ...],
+        pc: int,
+        side: Side,
+        memory: Memory,
     ) -> list[Frame]:
         sp = self._number(taken[self.sp])
-        if sp is None:
+        if sp is None or self._found is not None:
             return [Frame(f"{pc:016x}")]
+        if self.orc is not None:
+            return self.orc.frames(self._code, pc, taken, sent)
         at_entry = self.probe.at_function_entry and side == "entry"
         if self.plan.unwind is not None and self.fp is not None:
             fp = self._number(taken[self.fp]) or 0
@@ -407,19 +463,4 @@ class Captures:
 
 
 def _with(capture: Capture, when: When) -> Capture:
-    return Capture(capture.kind, capture.when | when, capture.base, capture.size, capture.offsets)
-
-
-class _Memory:
-    """The parts of the guest's memory that came with a record."""
-
-    def __init__(self, areas: Iterable[tuple[int, bytes] | None]) -> None:
-        self._areas = [area for area in areas if area is not None]
-
-    def read(self, address: int, size: int) -> bytes | None:
-        """*size* bytes at *address*; ``None`` where they did not come."""
-        for begin, content in self._areas:
-            start = address - begin
-            if start >= 0 and start + size <= len(content):
-                return content[start : start + size]
-        return None
+    return replace(capture, when=capture.when | when)

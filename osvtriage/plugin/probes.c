@@ -29,7 +29,8 @@
 #define LAYOUT 1
 
 enum { STATE_IDLE, STATE_ARMED };
-enum { CAPTURE_REGISTER, CAPTURE_PATH, CAPTURE_AREA };
+enum { CAPTURE_REGISTER, CAPTURE_PATH, CAPTURE_AREA, CAPTURE_CHAIN, CAPTURE_BLOCK };
+#define NOWHERE 0xffffffffu /* a base: none */
 enum { /* when a capture is taken, and what for */
     AT_ENTRY = 1,
     AT_EXIT = 2,
@@ -45,10 +46,12 @@ enum { /* flags of a probe */
     HOLDS = 2,   /* only a value that holds a status word counts */
     STREAMED = 4, /* every entry and every exit is a record of its own, in their order */
     MASKED = 8,   /* only passages count at whose both sides a value has one of some bits */
+    AGAIN = 16,   /* a value that tells a second hit of the same passage's entry */
 };
 enum { RECORD_SKIP, RECORD_ENTRY, RECORD_SPAN, RECORD_CHANGE, RECORD_WATCHED, RECORD_EXIT };
 enum { /* counters of a probe */
-    HITS, PASSAGES, SAME, DIFFERING, SENT, UNSENT, DROPPED, LOST, UNPAIRED, FOREIGN, N_COUNTERS = 16,
+    HITS, PASSAGES, SAME, DIFFERING, SENT, UNSENT, DROPPED, LOST, UNPAIRED, FOREIGN, OTHERS,
+    N_COUNTERS = 16,
 };
 
 typedef struct {
@@ -68,18 +71,32 @@ typedef struct {
     unsigned kind, when, base, size;
     unsigned n_offsets;
     const uint64_t *offsets;
+    unsigned n_more;
+    const uint64_t *more; /* of a chain: link, start, size, clear; of a block: own, other, mask */
     unsigned at; /* where its value is in a buffer of captures */
 } capture;
 
 typedef struct probe probe;
 
+#define MOST_CODE 32
+#define MOST_GUARD 16
+#define MOST_GUARDS 4
+#define PAGE 4096
+
 typedef struct {
     uint64_t address;
-    uint64_t code_size;
-    uint64_t code; /* the first bytes that must be there, as in memory */
+    uint64_t code_size, before;
+    uint8_t code[MOST_CODE]; /* what must be there, from `before` bytes before the address on */
+    bool shared;             /* the page may be elsewhere in other processes */
     probe *owner;
     bool is_exit;
 } site;
+
+/* What the value of a capture must begin with. */
+typedef struct {
+    unsigned place, size;
+    uint8_t bytes[MOST_GUARD];
+} guard;
 
 struct probe {
     unsigned number, flags;
@@ -90,6 +107,8 @@ struct probe {
     unsigned value, status;
     unsigned masked;
     uint64_t mask;
+    guard guards[MOST_GUARDS];
+    unsigned n_guards, again;
     /* Which captures the clobbered register is (twice the same, or two halves), and the thread. */
     bool watched;
     unsigned halves[2], thread;
@@ -121,6 +140,9 @@ static probe *probes;
 static unsigned n_probes;
 static site *sites;
 static unsigned n_sites;
+static site **shared_sites;
+static unsigned n_shared_sites;
+static unsigned largest_buffer;
 
 static passage *passages;
 static uint64_t n_sets;
@@ -146,6 +168,14 @@ static struct {
 
 static __thread glib_bytes *scratch;
 static __thread uint8_t *exit_values;
+
+static void prepare_thread(void)
+{
+    if (!scratch) {
+        scratch = g_byte_array_new();
+        exit_values = calloc(1, largest_buffer + 8);
+    }
+}
 
 static void complain(const char *text)
 {
@@ -184,6 +214,63 @@ static bool read_memory(uint64_t address, unsigned size, uint8_t *into)
     return true;
 }
 
+static void put_number(uint64_t value, uint8_t *into)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        into[big_endian ? 7 - i : i] = value >> (8 * i);
+    }
+}
+
+/* The value of another capture, as an address; false where it was not taken. */
+static bool address_of(const probe *p, unsigned place, uint8_t *values, uint64_t *address)
+{
+    uint32_t *size;
+    uint8_t *bytes = value_of(&p->captures[place], values, &size);
+    *address = number(bytes, 8);
+    return *size == 8;
+}
+
+/* Whether a block of memory has its own address in it, where nobody else can make one. */
+static bool holds_itself(const capture *c, uint64_t address)
+{
+    uint8_t held[8];
+    uint64_t at = address + c->more[0];
+    return (at & c->more[2]) == c->more[2] && read_memory(at, 8, held) &&
+           number(held, 8) == address;
+}
+
+/* The nodes of a list; how many bytes of the value that takes. The guest may have damaged it: it
+ * ends where a node comes a second time, or where there is no memory. */
+static unsigned take_chain(const capture *c, uint64_t node, uint8_t *into)
+{
+    uint64_t link = c->more[0], start = c->more[1];
+    unsigned bytes = c->more[2], step = 8 + ((bytes + 7) & ~7u), at = 8;
+    uint64_t full = 0;
+
+    for (;;) {
+        for (unsigned seen = 8; seen < at; seen += step) {
+            if (!memcmp(into + seen, &node, 8)) {
+                goto ended;
+            }
+        }
+        if (at + step > c->size) {
+            full = 1;
+            break;
+        }
+        uint8_t pointer[8];
+        if (!read_memory(node + start, bytes, into + at + 8) ||
+            !read_memory(node + link, 8, pointer)) {
+            break;
+        }
+        memcpy(into + at, &node, 8);
+        at += step;
+        node = number(pointer, 8);
+    }
+ended:
+    memcpy(into, &full, 8);
+    return at;
+}
+
 /* Take one capture into a buffer that has the captures it starts from already; those of `entry` are
  * what was there at the entry. */
 static void take(const probe *p, const capture *c, uint8_t *values, uint8_t *entry)
@@ -202,13 +289,23 @@ static void take(const probe *p, const capture *c, uint8_t *values, uint8_t *ent
         }
         return;
     }
-    uint32_t *base_size;
-    uint8_t *base =
-        value_of(&p->captures[c->base], c->when & FROM_ENTRY ? entry : values, &base_size);
-    if (*base_size != 8) {
+    uint64_t address = 0;
+    if (c->base != NOWHERE && !address_of(p, c->base, c->when & FROM_ENTRY ? entry : values,
+                                          &address)) {
         return;
     }
-    uint64_t address = number(base, 8);
+    if (c->kind == CAPTURE_BLOCK) {
+        uint64_t other;
+        if (!holds_itself(c, address)) {
+            if (!address_of(p, c->more[1], values, &other) || !holds_itself(c, other)) {
+                return;
+            }
+            address = other;
+        }
+        put_number(address, into);
+        *size = 8;
+        return;
+    }
     for (unsigned i = 0; i < c->n_offsets; i++) {
         address += c->offsets[i];
         if (i + 1 < c->n_offsets) {
@@ -221,6 +318,10 @@ static void take(const probe *p, const capture *c, uint8_t *values, uint8_t *ent
     }
     if (c->kind == CAPTURE_PATH) {
         *size = read_memory(address, c->size, into) ? c->size : 0;
+        return;
+    }
+    if (c->kind == CAPTURE_CHAIN) {
+        *size = take_chain(c, address & ~c->more[3], into);
         return;
     }
     /* An area: its address, then as many bytes as can be read, page by page. */
@@ -299,6 +400,37 @@ static bool has_bits(const probe *p, uint8_t *values)
     uint32_t *size;
     uint8_t *bytes = value_of(&p->captures[p->masked], values, &size);
     return number(bytes, *size) & p->mask;
+}
+
+/* Whether a hit is of whom the probe is for; what tells it was taken with the key. */
+static bool is_meant(const probe *p, uint8_t *values)
+{
+    for (unsigned i = 0; i < p->n_guards; i++) {
+        const guard *one = &p->guards[i];
+        uint32_t *size;
+        uint8_t *bytes = value_of(&p->captures[one->place], values, &size);
+        if (*size < one->size || memcmp(bytes, one->bytes, one->size)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether the code at a site is there in the memory of the process that runs: QEMU translates a page
+ * once, for all addresses at which processes have it. */
+static bool is_mapped(const site *at)
+{
+    uint8_t there[MOST_CODE];
+    return !at->shared || (read_memory(at->address - at->before, at->code_size, there) &&
+                           !memcmp(there, at->code, at->code_size));
+}
+
+static bool is_again(const probe *p, uint8_t *entered, uint8_t *now)
+{
+    uint32_t *before, *after;
+    uint8_t *a = value_of(&p->captures[p->again], entered, &before);
+    uint8_t *b = value_of(&p->captures[p->again], now, &after);
+    return *before && *before == *after && !memcmp(a, b, *before);
 }
 
 static void key_of(const probe *p, uint8_t *values, uint64_t key[2])
@@ -467,10 +599,7 @@ static void on_watched(unsigned vcpu, void *userdata)
 {
     uint64_t address = (uint64_t)(uintptr_t)userdata;
 
-    if (!scratch) {
-        scratch = g_byte_array_new();
-        exit_values = calloc(1, 1 << 16);
-    }
+    prepare_thread();
     pthread_mutex_lock(&watch.lock);
     probe *p = watch.running;
     if (p && !is_watched_thread(p)) {
@@ -538,9 +667,11 @@ static void on_entry(unsigned vcpu, void *userdata)
     const site *at = userdata;
     probe *p = at->owner;
 
-    if (!scratch) {
-        scratch = g_byte_array_new();
-        exit_values = calloc(1, 1 << 16);
+    prepare_thread();
+    take_all(p, KEY | WITH_KEY, 0, exit_values, exit_values);
+    if (!is_meant(p, exit_values) || !is_mapped(at)) {
+        count(p, OTHERS);
+        return;
     }
     if (!p->has_exits) {
         count(p, HITS);
@@ -555,12 +686,12 @@ static void on_entry(unsigned vcpu, void *userdata)
     }
     uint64_t key[2];
     pthread_mutex_t *lock;
-    take_all(p, KEY | WITH_KEY, 0, exit_values, exit_values);
     key_of(p, exit_values, key);
     passage *set = set_of(p, key, &lock);
     pthread_mutex_lock(lock);
     passage *one = find(set, p, key);
-    if (one && (p->flags & RETURNS)) {
+    if (one && ((p->flags & RETURNS) ||
+                ((p->flags & AGAIN) && is_again(p, one->values, exit_values)))) {
         /* The instruction that enters is executed anew, after a fault or an interrupt: what was
          * entered has not returned, for then its passage would have ended. */
         pthread_mutex_unlock(lock);
@@ -589,13 +720,14 @@ static void on_exit_side(unsigned vcpu, void *userdata)
     const site *at = userdata;
     probe *p = at->owner;
 
-    if (!scratch) {
-        scratch = g_byte_array_new();
-        exit_values = calloc(1, 1 << 16);
-    }
+    prepare_thread();
     uint64_t key[2];
     pthread_mutex_t *lock;
     take_all(p, KEY | WITH_KEY, 0, exit_values, exit_values);
+    if (!is_meant(p, exit_values) || !is_mapped(at)) {
+        count(p, OTHERS);
+        return;
+    }
     key_of(p, exit_values, key);
     passage *set = set_of(p, key, &lock);
     pthread_mutex_lock(lock);
@@ -655,6 +787,14 @@ static uint64_t next(void)
     return *word_at++;
 }
 
+static void next_bytes(uint8_t *into, unsigned size)
+{
+    for (unsigned i = 0; i < size; i += 8) {
+        uint64_t part = next();
+        memcpy(into + i, &part, 8);
+    }
+}
+
 static void read_probe(probe *p, unsigned number_, unsigned *site_at)
 {
     p->number = number_;
@@ -669,13 +809,27 @@ static void read_probe(probe *p, unsigned number_, unsigned *site_at)
     p->halves[0] = next();
     p->halves[1] = next();
     p->thread = next();
+    p->again = next();
+    p->n_guards = next();
+    if (p->n_guards > MOST_GUARDS) {
+        complain("a probe has too many guards");
+        return;
+    }
+    for (unsigned i = 0; i < p->n_guards; i++) {
+        guard *one = &p->guards[i];
+        one->place = next();
+        one->size = next();
+        next_bytes(one->bytes, MOST_GUARD);
+    }
     unsigned entries = next(), exits = next();
     p->has_exits = exits > 0;
     for (unsigned i = 0; i < entries + exits && !failed; i++) {
         site *s = &sites[(*site_at)++];
         s->address = next();
         s->code_size = next();
-        s->code = next();
+        s->before = next();
+        s->shared = next();
+        next_bytes(s->code, MOST_CODE);
         s->owner = p;
         s->is_exit = i >= entries;
     }
@@ -697,10 +851,15 @@ static void read_probe(probe *p, unsigned number_, unsigned *site_at)
         for (unsigned j = 0; j < c->n_offsets && !failed; j++) {
             next();
         }
+        c->n_more = next();
+        c->more = word_at;
+        for (unsigned j = 0; j < c->n_more && !failed; j++) {
+            next();
+        }
     }
     p->counters = (uint64_t *)(base_of_file + shared->counters_at) + number_ * N_COUNTERS;
-    if (p->buffer_size > 1 << 16) {
-        complain("a probe captures more than 64 KiB");
+    if (p->buffer_size > 1 << 22) {
+        complain("a probe captures more than 4 MiB");
     }
 }
 
@@ -719,10 +878,7 @@ static void load(void)
     unsigned wanted_sites = next();
     for (unsigned i = 0; i < wanted_registers && !failed; i++) {
         char name[24];
-        for (unsigned j = 0; j < 3; j++) {
-            uint64_t part = next();
-            memcpy(name + 8 * j, &part, 8);
-        }
+        next_bytes((uint8_t *)name, sizeof name);
         /* The first of a name: ppc64 has lr and ctr once more among the SPRs, always 0 there. */
         for (unsigned j = n_registers; j-- > 0;) {
             if (!strncmp(registers[j].name, name, sizeof name)) {
@@ -745,6 +901,7 @@ static void load(void)
         read_probe(&probes[i], i, &n_sites);
         largest = probes[i].buffer_size > largest ? probes[i].buffer_size : largest;
     }
+    largest_buffer = largest;
     watch.wanted = next();
     if (watch.wanted) {
         watch.most_spans = next();
@@ -767,6 +924,12 @@ static void load(void)
         pthread_mutex_init(&set_locks[i], NULL);
     }
     qsort(sites, n_sites, sizeof *sites, by_address);
+    shared_sites = calloc(n_sites + 1, sizeof *shared_sites);
+    for (unsigned i = 0; i < n_sites; i++) {
+        if (sites[i].shared) {
+            shared_sites[n_shared_sites++] = &sites[i];
+        }
+    }
 }
 
 static site *first_at(uint64_t address)
@@ -781,6 +944,23 @@ static site *first_at(uint64_t address)
         }
     }
     return low < n_sites && sites[low].address == address ? &sites[low] : NULL;
+}
+
+static void put_probe(instruction *insn, uint64_t address, site *s)
+{
+    uint8_t there[MOST_CODE];
+
+    prepare_thread();
+    if (s->code_size && (!read_memory(address - s->before, s->code_size, there) ||
+                         memcmp(there, s->code, s->code_size))) {
+        if (!s->shared) {
+            /* Another address space's code, or the kernel has changed its own. */
+            count(s->owner, FOREIGN);
+        }
+        return;
+    }
+    qemu_plugin_register_vcpu_insn_exec_cb(insn, s->is_exit ? on_exit_side : on_entry,
+                                           CALLBACK_READS_REGISTERS, s);
 }
 
 static void on_translation(plugin_id id, block *translated)
@@ -798,16 +978,14 @@ static void on_translation(plugin_id id, block *translated)
         }
         site *s = first_at(address);
         for (; s && s < sites + n_sites && s->address == address; s++) {
-            uint64_t code = 0;
-            size_t size = qemu_plugin_insn_data(insn, &code, sizeof code);
-            size = size < s->code_size ? size : s->code_size;
-            if (memcmp(&code, &s->code, size)) {
-                /* Another address space's code, or the kernel has changed its own. */
-                count(s->owner, FOREIGN);
-                continue;
+            if (!s->shared) {
+                put_probe(insn, address, s);
             }
-            qemu_plugin_register_vcpu_insn_exec_cb(insn, s->is_exit ? on_exit_side : on_entry,
-                                                   CALLBACK_READS_REGISTERS, s);
+        }
+        for (unsigned j = 0; j < n_shared_sites; j++) {
+            if (!((shared_sites[j]->address ^ address) & (PAGE - 1))) {
+                put_probe(insn, address, shared_sites[j]);
+            }
         }
     }
 }

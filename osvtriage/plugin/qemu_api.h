@@ -76,7 +76,6 @@ void qemu_plugin_register_vcpu_insn_exec_cond_cb(instruction *at, instruction_ca
 size_t qemu_plugin_tb_n_insns(const block *translated);
 instruction *qemu_plugin_tb_get_insn(const block *translated, size_t index);
 uint64_t qemu_plugin_insn_vaddr(const instruction *at);
-size_t qemu_plugin_insn_data(const instruction *at, void *into, size_t size);
 
 glib_array *qemu_plugin_get_registers(void);
 int qemu_plugin_read_register(register_handle *handle, glib_bytes *into);

@@ -64,6 +64,8 @@ class Counter(IntEnum):
     UNPAIRED = 8
     # Times that other code than the probe's was translated at its address.
     FOREIGN = 9
+    # Hits of others than those whom the probe is for: of another process, on another way.
+    OTHERS = 10
 
 
 class RecordKind(IntEnum):

@@ -6,6 +6,7 @@ are laid out as ``probes.c`` reads them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -14,6 +15,10 @@ from enum import IntEnum, IntFlag
 ALL = (1 << 63) - 1
 
 _NAME_BYTES = 24
+# A capture that starts from no other one: its first offset is an address.
+NOWHERE = 0xFFFF_FFFF
+# What is compared of a process's code, and of a value that tells whose a hit is.
+MOST_CODE, MOST_GUARD = 32, 16
 
 
 class Kind(IntEnum):
@@ -26,6 +31,11 @@ class Kind(IntEnum):
     PATH = 1
     # An area of memory from such an address on: its address, then as much as can be read of it.
     AREA = 2
+    # Nodes of a list, from such an address on; see :class:`Chain`.
+    CHAIN = 3
+    # Of two values that of ``base``, or else the other: the first that is the address of a block of
+    # memory that holds this address itself; see :class:`Block`.
+    BLOCK = 4
 
 
 class When(IntFlag):
@@ -48,31 +58,80 @@ class When(IntFlag):
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """How a list is followed: of each node ``size`` bytes are taken, ``start`` bytes behind its
+    address; the next one's address is a pointer, ``link`` bytes behind it. ``clear`` are bits of
+    the first address that are none of it. It ends where a node comes a second time, or cannot be
+    read.
+    """
+
+    link: int
+    start: int
+    size: int
+    clear: int = 0
+
+    @property
+    def node_bytes(self) -> int:
+        """A node's room in the value: its address, and its bytes, padded to doublewords."""
+        return 8 + self.size + -self.size % 8
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``other`` is a capture. A block holds its own address ``own`` bytes behind it, which is an
+    address with all bits of ``mask``: programs can make a block of this kind, but not there."""
+
+    own: int
+    other: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
 class Capture:
-    """One value. ``size`` is in bytes, with an area's 8 for its address."""
+    """One value. ``size`` is in bytes, with an area's 8 for its address. A chain's begin with a
+    doubleword that is not 0 where there was no room for all of it; then come its nodes."""
 
     kind: Kind
     when: When
     base: int
     size: int
     offsets: tuple[int, ...] = ()
+    more: Chain | Block | None = None
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
-        yield from (self.kind, self.when, self.base, self.size, len(self.offsets))
-        yield from (offset & 0xFFFF_FFFF_FFFF_FFFF for offset in self.offsets)
+        more: tuple[int, ...] = ()
+        match self.more:
+            case Chain(link, start, size, clear):
+                more = (link, start, size, clear)
+            case Block(own, other, mask):
+                more = (own, other, mask)
+        yield from (self.kind, self.when, self.base, self.size)
+        for words in (self.offsets, more):
+            yield len(words)
+            yield from (word & 0xFFFF_FFFF_FFFF_FFFF for word in words)
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A code address; ``code`` are the bytes that must be there, none where that is known."""
+    """A code address. ``code`` are bytes that must be there, from ``before`` bytes before it on;
+    none where that is known.
+
+    ``shared``: the code's page may be at other addresses in other processes, whose translated code
+    QEMU shares. It is then told by its bytes, and at each hit the process that runs must have them
+    at this address, within its page.
+    """
 
     address: int
     code: bytes = b""
+    before: int = 0
+    shared: bool = False
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
-        yield from (self.address, len(self.code), int.from_bytes(self.code[:8], "little"))
+        padded = self.code[:MOST_CODE].ljust(MOST_CODE, b"\0")
+        yield from (self.address, min(len(self.code), MOST_CODE), self.before, int(self.shared))
+        yield from _doublewords(padded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +147,10 @@ class PluginProbe:
     and every exit is sent, in the order in which they happen. ``watched`` are the places of a
     register (of its halves, or twice the same) and of what tells the thread: its spans may be those
     in which every instruction is looked at. ``bits``, a place and a mask: a passage counts as equal
-    where the value has none of the bits at one of its sides, or cannot be read.
+    where the value has none of the bits at one of its sides, or cannot be read. ``guards`` are
+    places, and bytes with which their values must begin for a hit to count at all. ``again`` is a
+    place whose value, the same with the same key at the entry once more, says that the passage is
+    the same.
     """
 
     entries: tuple[Site, ...]
@@ -101,15 +163,21 @@ class PluginProbe:
     streamed: bool = False
     watched: tuple[int, int, int] | None = None
     bits: tuple[int, int] | None = None
+    guards: tuple[tuple[int, bytes], ...] = ()
+    again: int | None = None
 
     def words(self) -> Iterator[int]:
         """As the plugin reads it."""
         value, status = self.holds or (0, 0)
         flags = int(self.returns) | int(self.holds is not None) << 1 | int(self.streamed) << 2
-        flags |= int(self.bits is not None) << 3
+        flags |= int(self.bits is not None) << 3 | int(self.again is not None) << 4
         yield from (flags, self.examples, self.samples, value, status, *(self.bits or (0, 0)))
         yield int(self.watched is not None)
         yield from self.watched or (0, 0, 0)
+        yield from (self.again or 0, len(self.guards))
+        for place, start in self.guards:
+            yield from (place, min(len(start), MOST_GUARD))
+            yield from _doublewords(start[:MOST_GUARD].ljust(MOST_GUARD, b"\0"))
         yield from (len(self.entries), len(self.exits))
         for site in (*self.entries, *self.exits):
             yield from site.words()
@@ -142,10 +210,17 @@ class Table:
         yield from (int(self.big_endian), self.passages)
         yield from (len(self.registers), len(self.probes), sites)
         for name in self.registers:
-            raw = name.encode("ascii").ljust(_NAME_BYTES, b"\0")
-            yield from (int.from_bytes(raw[at : at + 8], "little") for at in (0, 8, 16))
+            yield from _doublewords(name.encode("ascii").ljust(_NAME_BYTES, b"\0"))
         for probe in self.probes:
             yield from probe.words()
         yield int(self.watch is not None)
         if self.watch is not None:
             yield from (self.watch.spans, self.watch.changes)
+
+
+def _doublewords(raw: bytes) -> Iterator[int]:
+    """Bytes as words that the plugin has in its memory in the same order.
+
+    The file is this machine's own: its words are in this machine's byte order.
+    """
+    yield from (int.from_bytes(raw[at : at + 8], sys.byteorder) for at in range(0, len(raw), 8))

@@ -155,7 +155,15 @@ def _stacks(elf: ElfImage, types: Btf) -> StackOffsets:
         irq_bytes=types.size("irq_stack"),
         exception_bytes=types.member("cea_exception_stacks", "NMI_stack")[1],
         entry_bytes=types.size("entry_stack_page"),
+        tss=_tss(elf, types),
     )
+
+
+def _tss(elf: ElfImage, types: Btf) -> int | None:
+    """The processor's own part of tss_struct; arch/x86/include/asm/processor.h."""
+    if not elf.has_symbol("cpu_tss_rw"):
+        return None
+    return elf.symbol("cpu_tss_rw").address + types.member("tss_struct", "x86_tss")[0]
 
 
 def _task_stack_bytes(elf: ElfImage) -> int:

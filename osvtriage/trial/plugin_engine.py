@@ -17,8 +17,10 @@ from osvtriage.checks import Needs
 from osvtriage.model.errors import GuestError
 from osvtriage.model.event import Event
 from osvtriage.model.plan import GdbPlan
-from osvtriage.plugin import build, captures
+from osvtriage.plugin import build, obstacles
 from osvtriage.plugin.captures import Captures, Compared, Samples
+from osvtriage.plugin.memory import Memory
+from osvtriage.plugin.process import Found, found
 from osvtriage.plugin.shared import Counter, Record, RecordKind, Shared
 from osvtriage.plugin.table import Table, Watch
 from osvtriage.recipe.recipe import Recipe
@@ -31,6 +33,9 @@ _INTERVAL = 0.05
 # and used and put back changes once in each function that does so.
 _WATCHED_SPANS = 3
 _CHANGES = 64
+# Passages that may be under way at once: threads inside any of the probes; and children of one
+# process between fork and its return, each of which takes half a megabyte for the lists.
+_PASSAGES, _PROCESS_PASSAGES = 4096, 64
 
 
 class PluginEngine:
@@ -45,7 +50,12 @@ class PluginEngine:
         self._plugin = plugin
         self._shared = Shared(directory / "plugin")
         self._taken: list[Captures] = []
+        # The guest's kernel, where backtraces look at code; it is read before the plugin is armed.
+        self._code = Memory()
+        self.wants_code: tuple[tuple[int, int], ...] = ()
         self._table: Table | None = None
+        # What is in a user process that is not found yet, and what settles passages there.
+        self._waiting: tuple[GdbPlan, Mapping[str, Compared | None]] | None = None
         # Of each probe, the samples of equal passages that came as events.
         self._samples: list[int] = []
         # Changes of the register that is looked for, of the span that is watched.
@@ -72,35 +82,69 @@ class PluginEngine:
             The plan with the others, for gdb; and for each probe that stays, or is not seen whole,
             a sentence that says why.
         """
-        registers: dict[str, int] = {}
-        left, notes = [], []
+        left, wanted, notes = [], [], []
         for probe in plan.probes:
-            if (why := captures.obstacle(plan, probe, self._arch)) is not None:
+            if (why := obstacles.obstacle(plan, probe, self._arch)) is not None:
                 left.append(probe)
                 notes.append(f"probe {probe.name} is watched by gdb: {why}")
                 continue
-            names = compared.get(probe.name)
-            self._taken.append(Captures(plan, probe, self._arch, names, registers, shown))
-            if hidden := captures.unseen(probe, self._arch):
+            wanted.append(probe)
+            if hidden := obstacles.unseen(probe, self._arch):
                 notes.append(f"the plugin sees of probe {probe.name} no {', '.join(hidden)}")
+        mine = replace(plan, probes=tuple(wanted))
+        rest = replace(plan, probes=tuple(left))
+        if wanted and obstacles.in_process(wanted[0]):
+            self._waiting = (mine, compared)
+            return replace(rest, tells_process=True), notes
+        if wanted and plan.orc is not None:
+            self.wants_code = plan.orc.code
+        self._make(mine, compared, shown)
+        return rest, notes
+
+    def give_code(self, address: int, content: bytes) -> None:
+        """Part of the code that is wanted (``wants_code``), as it is in the guest."""
+        self._code.add(address, content)
+
+    def _make(
+        self,
+        plan: GdbPlan,
+        compared: Mapping[str, Compared | None],
+        shown: Samples | None = None,
+        found: Found | None = None,
+    ) -> None:
+        """Make the table for all probes of *plan*."""
+        registers: dict[str, int] = {}
+        code = self._code
+        self._taken = [
+            Captures(plan, one, self._arch, compared.get(one.name), registers, shown, found, code)
+            for one in plan.probes
+        ]
         self._samples = [0] * len(self._taken)
         self._table = Table(
             registers=list(registers),
             probes=[one.probe_for_plugin() for one in self._taken],
             big_endian=self._arch.byte_order == "big",
+            passages=_PASSAGES if found is None else _PROCESS_PASSAGES,
             watch=Watch(_WATCHED_SPANS, _CHANGES) if plan.pinpoint else None,
         )
-        return replace(plan, probes=tuple(left)), notes
 
     def drop(self) -> None:
         """Take nothing after all."""
-        self._taken = []
+        self._taken, self._waiting = [], None
 
     def arm(self) -> None:
         """Have the plugin watch from when the guest, which is stopped, is let go."""
-        assert self._table is not None
         if self._taken:
+            assert self._table is not None
             self._shared.arm(self._table)
+
+    def place(self, bases: Mapping[str, int]) -> None:
+        """Have the plugin watch the process that was found, whose modules are at *bases*."""
+        assert self._waiting is not None
+        plan, compared = self._waiting
+        assert plan.process is not None
+        self._make(plan, compared, found=found(plan.process, plan.probes, bases, self._arch))
+        self.arm()
 
     async def follow(self) -> None:
         """Hand out events as they come, for ever.
@@ -147,7 +191,7 @@ class PluginEngine:
             counters = self._shared.counters(number)
             count = counts[one.probe.name]
             count.hits = counters[Counter.HITS]
-            if one.probe.exits:
+            if one.spans:
                 count.passages = counters[Counter.PASSAGES]
                 count.unseen = sum(
                     counters[what] for what in (Counter.UNSENT, Counter.DROPPED, Counter.LOST)

@@ -19,7 +19,9 @@ from osvtriage.gdb.inside import (
     EVENT_PREFIX,
     FAILURE_PREFIX,
     FATAL,
+    FOUND,
     PINPOINT_PREFIX,
+    PROCESS_PREFIX,
     REFUSAL_PREFIX,
     STACKS_PREFIX,
     STEP,
@@ -120,6 +122,8 @@ class Trial:
         self._told: asyncio.Future[dict[str, Any]] | None = None
         self._refusal: str | None = None
         self._stays: str | None = None
+        # Where the process that the plugin is to watch has its modules.
+        self._bases: dict[str, int] = {}
         self._stop: Mapping[str, Any] = {}
         self._reading: asyncio.Task[None] | None = None
         # Of trials whose guest prints on its second serial port as well.
@@ -266,7 +270,7 @@ class Trial:
         if self._plugin is None:
             return plan
         left, notes = self._plugin.take(plan, compared_by(self.request.recipe, self.prepared.arch))
-        if len(left.probes) == len(plan.probes) or (notes and self.request.engine == "auto"):
+        if left == plan or (notes and self.request.engine == "auto"):
             self._plugin.drop()
             self.seen.engine_notes.append(f"gdb watches the probes: {notes[0]}")
             return plan
@@ -355,6 +359,11 @@ class Trial:
             assert self.resolved is not None
             await high_water.arm(self._elf, self.resolved, self.directory, self._run_in_gdb)
         if self._plugin is not None:
+            for start, end in self._plugin.wants_code:
+                # What is gone after the boot is no code that anything returns to.
+                if await self._read_memory(start, 1) is not None:
+                    code = await self._read_sample(Sample("code", start, end - start))
+                    self._plugin.give_code(start, code or b"")
             self._plugin.arm()
             following = asyncio.create_task(self._plugin.follow(), name="plugin")
             self._stack.callback(following.cancel)
@@ -401,6 +410,10 @@ class Trial:
                     last = self.seen.events[-1]
                     where = demangled(self.seen.probes[last.probe].symbol)
                     self._watch.end(Ending(False, f"the guest came to {where} and stopped there"))
+                elif stays == FOUND:
+                    assert self._plugin is not None
+                    self._plugin.place(self._bases)
+                    await self._ask("-exec-continue")
                 else:
                     await self._blame_stop()
         finally:
@@ -519,6 +532,8 @@ class Trial:
             self._tell({})
         elif text.startswith(REFUSAL_PREFIX):
             self._refusal = json.loads(text[len(REFUSAL_PREFIX) :])
+        elif text.startswith(PROCESS_PREFIX):
+            self._bases, self._stays = json.loads(text[len(PROCESS_PREFIX) :]), FOUND
         elif text.startswith(PINPOINT_PREFIX):
             found = json.loads(text[len(PINPOINT_PREFIX) :])
             self.seen.pinpoint = pinpoint.read(found, self._elf)

@@ -48,6 +48,9 @@ def verify(
         if variant.name in only or (not only and variant.expect is not None):
             out = options.out / variant.name if options.out else None
             chosen = replace(options, variant=variant.name, out=out)
+            if variant.interleave and options.engine == "plugin":
+                # What steers a guest is gdb's, whichever engine watches the others.
+                chosen = replace(chosen, engine="auto")
             yield Control(variant, *run(recipe, source, chosen, observer))
 
 

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 
 from osvtriage.arch import PPC64LE, X86_64
-from osvtriage.model.plan import Field, GdbPlan, Place, ProbePlan, ThreadPlan
-from osvtriage.plugin.captures import Captures, Compared, obstacle, unseen
+from osvtriage.model.orc import OrcPlan, OrcTable, StackOffsets
+from osvtriage.model.plan import Field, GdbPlan, Place, ProbePlan, StackListsPlan, ThreadPlan
+from osvtriage.plugin.captures import Captures, Compared
+from osvtriage.plugin.obstacles import obstacle, unseen
+from osvtriage.plugin.process import Found
 from osvtriage.plugin.shared import Record, RecordKind
-from osvtriage.plugin.table import When
+from osvtriage.plugin.table import Block, Kind, Site, When
 
 THREAD = ThreadPlan("r13", 0x900, {"pid": Field((0x4C8,), 4), "comm": Field((0x600,), 16)})
 PROBE = ProbePlan(
@@ -138,13 +141,18 @@ def _host() -> str:
         ({"fatal": True}, "stopped there"),
         ({"threads": "always"}, "all threads"),
         ({"exits_at_return": True}, "not known before"),
-        ({"entry_places": (Place("libc.so.6", 1),)}, "user process"),
+        ({"exit_places": (Place("libc.so.6", 1),)}, "others are watched before that"),
     ],
 )
 def test_what_only_gdb_can_do_stays_with_gdb(changes: dict[str, object], why: str) -> None:
     probe = replace(PROBE, **changes)  # type: ignore[arg-type]
     assert why in (obstacle(PLAN, probe, PPC64LE) or "")
     assert obstacle(PLAN, PROBE, PPC64LE) is None
+
+
+def test_a_process_whose_thread_no_register_leads_to_stays_with_gdb() -> None:
+    plan = replace(PLAN, probes=(IN_PROCESS,))
+    assert "no register leads to the thread" in (obstacle(plan, IN_PROCESS, PPC64LE) or "")
 
 
 def test_registers_that_the_stub_has_not_are_told() -> None:
@@ -176,3 +184,85 @@ def test_a_change_that_a_switch_of_threads_brought_counts_only_where_it_lasts() 
     assert taken.pinpointed([switch], same)["culprit"] is None
     assert taken.pinpointed([switch, own], same)["culprit"]["address"] == f"{0x5000:016x}"
     assert taken.pinpointed([own, switch], lost)["culprit"]["address"] == f"{0x6000:016x}"
+
+
+NO_TABLE = OrcTable("none", "6.4", 0, 0, 0, 0)
+CHILD = replace(PROBE, entries=(), exits=(), registers=(), fields={}, callee=None, lists=True)
+IN_PROCESS = replace(
+    CHILD, entry_places=(Place("libc.so.6", 0x10),), exit_places=(Place("libc.so.6", 0x20),)
+)
+X86_THREAD = ThreadPlan(
+    "gs_base",
+    0x1000,
+    {"pid": Field((8,), 4), "comm": Field((16,), 16), "start_time": Field((32,), 8)},
+    other_base="k_gs_base",
+    own=0x2000,
+)
+
+
+def in_process(probe: ProbePlan) -> Captures:
+    sites = {
+        place: Site(0x7F00_0000_0000 + place.offset, b"code", 2, shared=True)
+        for place in (*probe.entry_places, *probe.exit_places)
+    }
+    lists = StackListsPlan(0x1000, 0x1020, None, 0x1038, 0x1040, 0x2C0, 0x2D0)
+    plan = GdbPlan("x86_64", X86_THREAD, (probe,))
+    assert obstacle(plan, probe, X86_64) is None
+    return Captures(plan, probe, X86_64, None, {}, found=Found("payload", sites, lists))
+
+
+def test_a_process_is_told_by_its_name_and_a_child_by_more_than_its_task() -> None:
+    taken = in_process(IN_PROCESS)
+    probe = taken.probe_for_plugin()
+    ((place, name),) = probe.guards
+    assert probe.captures[place].offsets == (16,)
+    assert name == b"payload\0"
+    assert probe.again == taken.sp
+    keys = [one for one in probe.captures if one.when & When.KEY]
+    assert [one.offsets for one in keys] == [(0x1000,), (32,)]
+    # What a guard or a key goes by is there before either is looked at.
+    for one in (*keys, probe.captures[place], probe.captures[taken.sp]):
+        assert one.when & (When.KEY | When.WITH_KEY)
+        assert one.kind is Kind.REGISTER or probe.captures[one.base].when & When.WITH_KEY
+
+
+def test_which_register_leads_to_the_thread_is_seen_by_the_block() -> None:
+    taken = in_process(IN_PROCESS)
+    captures = taken.probe_for_plugin().captures
+    block = captures[captures[taken.thread].base]
+    assert block.kind is Kind.BLOCK
+    assert isinstance(block.more, Block)
+    assert (block.more.own, block.more.mask) == (0x2000, 1 << 63)
+    kinds = [captures[place].kind for place in (block.base, block.more.other)]
+    assert kinds == [Kind.REGISTER, Kind.REGISTER]
+    assert block.base != block.more.other
+
+
+def test_a_child_that_is_seen_only_where_fork_returns_is_told_by_the_result() -> None:
+    probe = replace(IN_PROCESS, entry_places=(), in_child=True)
+    taken = in_process(probe)
+    made = taken.probe_for_plugin()
+    assert not made.exits
+    assert [site.address for site in made.entries] == [0x7F00_0000_0020]
+    assert bytes(8) in [value for _, value in made.guards]
+    (event,) = taken.events(
+        Record(RecordKind.ENTRY, 0, (0, 0x7F00_0000_0020, 0, 0), (None,) * len(made.captures), ())
+    )
+    assert (event.side, event.lists) == ("exit", None)
+
+
+def test_a_kernel_with_orc_tables_has_all_stacks_taken_where_a_record_is_sent() -> None:
+    thread = replace(X86_THREAD, fields={"pid": Field((8,), 4), "comm": Field((16,), 16)})
+    stacks = StackOffsets(24, 16384, 0x80, 16384, 8192, 4096, tss=0x3000)
+    orc = OrcPlan(NO_TABLE, (), (), {}, (), (), stacks, None)
+    probe = replace(PROBE, registers=("xmm0",), fields={})
+    plan = GdbPlan("x86_64", thread, (probe,), orc=orc)
+    assert obstacle(plan, probe, X86_64) is None
+    taken = Captures(plan, probe, X86_64, Compared(frozenset({"xmm0"})), {})
+    captures = taken.probe_for_plugin().captures
+    areas = {(one.base, one.offsets): one for one in captures if one.kind is Kind.AREA}
+    block = captures[taken.thread].base
+    assert areas.keys() == {(taken.thread, (24, 0)), (block, (0x3000,)), (taken.sp, (0,))}
+    assert areas[taken.thread, (24, 0)].size == 8 + 16384
+    # They cost nothing where nothing is sent.
+    assert not any(one.when & (When.ENTRY | When.EXIT) for one in areas.values())

@@ -7,7 +7,10 @@ PINPOINT_PREFIX = "osvtriage-pinpoint "
 ANSWER_PREFIX = "osvtriage-answer "
 REFUSAL_PREFIX = "osvtriage-refusal "
 STACKS_PREFIX = "osvtriage-stacks "
+PROCESS_PREFIX = "osvtriage-process "
 
-# Why the guest stays stopped after an event: to be stepped through a span, or for good.
+# Why the guest stays stopped: to be stepped through a span, for good, or because the process that
+# the plugin is to watch was found.
 STEP = "step"
 FATAL = "fatal"
+FOUND = "found"

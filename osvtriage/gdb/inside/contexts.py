@@ -114,7 +114,9 @@ class Contexts:
         else:
             guest = self._run_to(function, is_it)
         if place.module is not None:
-            guest = self._step(lambda _, there: self._orc(there).module_of(there) is None)
+            guest = self._step(
+                lambda _, there: self._orc(there).module_of(there.integer("pc")) is None
+            )
         if place.dump:
             guest = self._step(self._is_settled)
         return guest

@@ -1,156 +1,53 @@
-"""The ORC unwinder over the stopped guest: its stacks, its code's entries, its modules."""
+"""The ORC unwinder over the guest that gdb has stopped."""
 
 from __future__ import annotations
 
-import struct
-from dataclasses import replace
-from functools import cache
-
 from osvtriage.gdb.inside.guest import Guest, read
-from osvtriage.model.event import Frame
-from osvtriage.model.orc import OrcPlan, OrcTable
-from osvtriage.systems.linux_x86_64 import SAVERS
-from osvtriage.unwind import orc
-from osvtriage.unwind.entries import Entries
-from osvtriage.unwind.linux_modules import Modules, Read
-from osvtriage.unwind.orc_table import ENCODINGS, KernelTable, OrcEntry
-from osvtriage.unwind.stacks import ENTRY, INTERRUPT, TASK, Stack, Stacks
-
-# Intel SDM, volume 3, figure 7-11, the 64-bit TSS: RSP0, and IST1 to IST7.
-_TSS_RSP0, _TSS_IST, _TSS_BYTES = 4, 0x24, 0x5C
-# From 6.9 on two words are above the topmost pt_regs (TOP_OF_KERNEL_STACK_PADDING, for FRED).
-_PADDINGS = (0, 16)
-_ALL = 0xFFFF_FFFF_FFFF_FFFF
-_GENERAL = (
-    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
-    *(f"r{n}" for n in range(8, 16)),
-)
+from osvtriage.model.orc import OrcPlan
+from osvtriage.unwind.linux_modules import Read
+from osvtriage.unwind.orc_cpu import OrcCpu
 
 
-# Kept between stops, for the table has a megabyte of addresses to be mapped.
-@cache
-def _table(table: OrcTable, shifted: int | None) -> KernelTable:
-    return KernelTable(table, shifted)
-
-
-class OrcGuest:
+class OrcGuest(OrcCpu):
     """One stop of a guest whose kernel has the tables of *plan*; it is read by *read*."""
 
     def __init__(self, guest: Guest, plan: OrcPlan, read: Read = read) -> None:
+        super().__init__(read, guest.arch, _StoppedCpu(guest), plan)
+
+
+class _StoppedCpu:
+    """The CPU that is stopped; what its stub does not have is asked of QEMU's monitor."""
+
+    def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._read = read
-        self._plan = plan
-        self._kernel = _table(plan.table, plan.shifted)
-        encoding = ENCODINGS[plan.table.encoding]
-        self._modules = (
-            Modules(self._read, plan.modules, encoding, plan.slide) if plan.modules else None
-        )
 
-    def find(self, address: int) -> OrcEntry | None:
-        """The ORC entry for an address of the guest's code."""
-        at = address - self._plan.slide
-        if any(start <= at < end for start, end in self._plan.code):
-            return self._kernel.find(at)
-        module = self._modules.of(address) if self._modules else None
-        return module.orc(address) if module else None
+    @property
+    def in_user_mode(self) -> bool:
+        """Whether it runs a user process."""
+        return self._guest.in_user_mode
 
-    def module_of(self, guest: Guest) -> str | None:
-        """The module that *guest* is stopped in."""
-        module = self._modules.of(guest.integer(guest.arch.pc)) if self._modules else None
-        return module.name if module else None
-
-    def module_function(self, module: str, function: str) -> int | None:
-        """The address of a module's function."""
-        for one in self._modules.loaded if self._modules else ():
-            if one.name == module:
-                return one.address(function)
-        return None
-
-    def walk(self) -> orc.Walk:
-        """The functions from where the guest is stopped outward."""
+    def registers(self) -> dict[str, int]:
+        """``rip`` and the general registers."""
         guest = self._guest
-        registers = {name: guest.integer(name) for name in _GENERAL}
-        registers["rip"] = guest.integer(guest.arch.pc)
-        if guest.in_user_mode:
-            return orc.Walk((orc.Step(registers, goes_on=True),))
-        return orc.Orc(self._read, self.find, self.stacks(), self._savers()).walk(registers)
+        registers = {name: guest.integer(name) for name in guest.arch.groups["general"]}
+        return registers | {"rip": guest.integer(guest.arch.pc)}
 
-    def sleeping(self, task: int, limit: int) -> orc.Walk | None:
-        """The functions that a task which does not run is in, *limit* of them at most.
+    def block(self) -> int | None:
+        """The base of its per-CPU variables."""
+        return self._guest.block()
 
-        ``None``: it cannot be told where its registers are.
-        """
-        offsets, sizes = self._plan.sleeping, self._plan.stacks
-        base = self._guest.word(task + sizes.task)
-        sp = None if offsets is None else self._guest.word(task + offsets.sp)
-        if offsets is None or not base or not sp or not base <= sp < base + sizes.task_bytes:
-            return None
-        end = base + sizes.task_bytes
-        # All of the walk is in here: asked for once, for a guest has many tasks.
-        raw = self._read(sp, end - sp)
-        if raw is None or len(raw) < offsets.frame_bytes:
-            return None
+    def current(self) -> int | None:
+        """The address of the current task."""
+        return self._guest.current()
 
-        def from_stack(address: int, size: int) -> bytes | None:
-            at = address - sp
-            return raw[at : at + size] if 0 <= at <= len(raw) - size else self._read(address, size)
+    def task_state(self) -> int | None:
+        """The address of the TSS, as the task register has it."""
+        return self._monitored("tr_base")
 
-        saved = {
-            name: int.from_bytes(raw[at : at + 8], "little") for name, at in offsets.frame.items()
-        }
-        stacks = Stacks((Stack(TASK, base, end),), frozenset(end - size for size in _PADDINGS))
-        forked = {address + self._plan.slide for address in offsets.forked}
-        return orc.Orc(from_stack, self.find, stacks, self._savers()).walk(
-            saved | {"rsp": sp + offsets.frame_bytes}, limit, goes_on=saved["rip"] in forked
-        )
+    def fault_address(self) -> int | None:
+        """CR2."""
+        return self._monitored("cr2")
 
-    def _savers(self) -> frozenset[int]:
-        code = self._plan.entry_code
-        return frozenset(one.start + self._plan.slide for one in code if one.name in SAVERS)
-
-    def frames(self, walk: orc.Walk | None = None, *, running: bool = True) -> list[Frame]:
-        """The backtrace; functions of modules are named, those of the kernel are not.
-
-        Args:
-            running: the walk is of the CPU that is stopped, and not of a sleeping task.
-        """
-        walk = walk or self.walk()
-        # In user mode nothing of that is asked for, and nothing else asks QEMU's monitor.
-        asked = running and len(walk.steps) > 1
-        cpu = self._guest.cpus.get(self._guest.cpu, {}) if asked else {}
-        cr2 = cpu.get("cr2")
-        entries = Entries(
-            self._guest.arch, self._plan, self._read, None if cr2 is None else int(cr2, 16)
-        )
-        return [self._named(frame) for frame in entries.frames(walk)]
-
-    def _named(self, frame: Frame) -> Frame:
-        address = int(frame.address, 16)
-        module = self._modules.of(address) if self._modules else None
-        symbol = module.symbol(address - (frame.kind == "return")) if module else None
-        if module is None or symbol is None:
-            return frame
-        note = frame.note if frame.note is not None else module.name
-        return replace(frame, function=symbol[0], offset=address - symbol[1], note=note)
-
-    def stacks(self) -> Stacks:
-        """The stacks of the CPU that is stopped."""
-        sizes, block, current = self._plan.stacks, self._guest.block(), self._guest.current()
-        found, user_tops, switched_tops = [], set(), set()
-        if current is not None and (stack := self._guest.word(current + sizes.task)):
-            found.append(Stack(TASK, stack, stack + sizes.task_bytes))
-            user_tops |= {stack + sizes.task_bytes - padding for padding in _PADDINGS}
-        top = None if block is None else self._guest.word(block + sizes.irq_top & _ALL)
-        if top:
-            found.append(Stack(INTERRUPT, top + 8 - sizes.irq_bytes, top + 8))
-        tss = self._guest.cpus.get(self._guest.cpu, {}).get("tr_base")
-        raw = self._read(int(tss, 16), _TSS_BYTES) if tss else None
-        if raw is not None:
-            (entry,) = struct.unpack_from("<Q", raw, _TSS_RSP0)
-            found.append(Stack(ENTRY, entry - sizes.entry_bytes, entry))
-            user_tops.add(entry)
-            for number, top in enumerate(struct.unpack_from("<7Q", raw, _TSS_IST), 1):
-                if top:
-                    found.append(Stack(f"IST {number}", top - sizes.exception_bytes, top))
-                    switched_tops.add(top)
-        return Stacks(tuple(found), frozenset(user_tops), frozenset(switched_tops))
+    def _monitored(self, name: str) -> int | None:
+        digits = self._guest.cpus.get(self._guest.cpu, {}).get(name)
+        return None if digits is None else int(digits, 16)

@@ -16,7 +16,14 @@ from typing import Any
 import gdb
 
 from osvtriage.arch import ARCHES, Arch
-from osvtriage.gdb.inside import EVENT_PREFIX, FAILURE_PREFIX, FATAL, REFUSAL_PREFIX, STEP
+from osvtriage.gdb.inside import (
+    EVENT_PREFIX,
+    FAILURE_PREFIX,
+    FATAL,
+    PROCESS_PREFIX,
+    REFUSAL_PREFIX,
+    STEP,
+)
 from osvtriage.gdb.inside import process as user
 from osvtriage.gdb.inside.guest import Guest, read
 from osvtriage.gdb.inside.pinpoint import Pinpoint
@@ -291,7 +298,8 @@ class Session:
                 probe.arm_for(thread)
 
     def look_for_process(self) -> bool:
-        """Place the probes of the process, once the guest is stopped in it."""
+        """Place the probes of the process, once the guest is stopped in it; whether it has to stay
+        stopped, for the probes that are not gdb's."""
         assert self.plan.process is not None
         if self.process is None:
             self.process = user.find(self.plan.process, self.guest())
@@ -299,6 +307,9 @@ class Session:
             _enable(self.finders, False)
             for probe in self.probes.values():
                 probe.place(self.process)
+            if self.plan.tells_process:
+                self.say(PROCESS_PREFIX, self.process.bases)
+                return True
         return False
 
     def lists(self) -> ListsSnapshot | None:

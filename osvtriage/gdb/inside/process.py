@@ -20,20 +20,11 @@ class Process:
 
     def address(self, place: Place) -> int:
         """The address of *place* in this process."""
-        return self.bases[place.module] + place.offset
+        return place.at(self.bases)
 
     def lists(self, plan: ProcessListsPlan) -> StackListsPlan:
         """Where this process has its lists of thread stacks."""
-        heads = plan.heads
-        return StackListsPlan(
-            used=self.address(heads.used),
-            cache=self.address(heads.cache),
-            user=self.address(heads.user) if heads.user else None,
-            in_flight=self.address(heads.in_flight) if heads.in_flight else None,
-            lock=self.address(heads.lock),
-            list_offset=plan.list_offset,
-            tid_offset=plan.tid_offset,
-        )
+        return plan.at(self.bases)
 
     def is_in(self, guest: Guest) -> bool:
         """Whether the guest is stopped in user mode of a process of that name."""
