@@ -78,14 +78,19 @@ _NODE_BYTES = 24
 _KEY = slice(8, 12)
 # The number of threads that are listed of those there are; a damaged map can say anything.
 MOST_THREADS = 4096
-_PAGE = 4096
+# What is read at once of a stack, of a megabyte and mostly untouched.
+_PAGE, _PIECE = 4096, 65536
 
 Read = Callable[[int, int], bytes | None]
 Backtrace = Callable[[int, int, int], "list[Frame]"]
 
 
 def threads(
-    read: Read, plan: ThreadListPlan, cpus: Mapping[int, Mapping[str, str]], backtrace: Backtrace
+    read: Read,
+    plan: ThreadListPlan,
+    cpus: Mapping[int, Mapping[str, str]],
+    backtrace: Backtrace,
+    wanted: int | None = None,
 ) -> list[GuestThread]:
     """All threads, by their numbers, those that run with the registers that they run with.
 
@@ -93,6 +98,7 @@ def threads(
         read: ``(address, size)`` to the guest's bytes, or ``None`` where nothing can be read.
         cpus: the registers of every vCPU: at least ``fs_base``, ``pc``, ``rsp`` and ``rbp``.
         backtrace: ``(pc, sp, fp)`` to frames.
+        wanted: the number of the only thread that is asked for.
 
     Returns:
         Fewer than there are where the map is damaged.
@@ -105,6 +111,9 @@ def threads(
     found = []
     for thread in _addresses(read, plan):
         thread_at = _Words(read, thread, plan.offsets)
+        number = thread_at.word("id", 4)
+        if wanted not in (None, number):
+            continue
         cpu = running.get(thread_at.word("tcb") or -1)
         if cpu is not None:
             words = cpus[cpu]
@@ -117,7 +126,7 @@ def threads(
         found.append(
             GuestThread(
                 address=f"{thread:016x}",
-                id=thread_at.word("id", 4),
+                id=number,
                 name=name.split(b"\0", 1)[0].decode("utf-8", "replace"),
                 cpu=cpu,
                 status="unknown" if status is None else plan.statuses.get(str(status), str(status)),
@@ -135,11 +144,16 @@ def word(read: Read, plan: ThreadListPlan, thread: int, name: str) -> int | None
 def low_water(read: Read, begin: int, end: int) -> int:
     """The lowest word of a stack that is not zero. Pages that are not mapped were never touched:
     an application's stack gets its pages when they are, and has its guard page at the bottom."""
-    for page in range(begin, end, _PAGE):
-        raw = read(page, min(_PAGE, end - page))
-        rest = (raw or b"").lstrip(b"\0")
-        if raw and rest:
-            return page + (len(raw) - len(rest)) // 8 * 8
+    for at in range(begin, end, _PIECE):
+        size = min(_PIECE, end - at)
+        raw = read(at, size)
+        if raw is None:
+            pages = (
+                read(page, min(_PAGE, at + size - page)) for page in range(at, at + size, _PAGE)
+            )
+            raw = b"".join(page or bytes(_PAGE) for page in pages)[:size]
+        if rest := raw.lstrip(b"\0"):
+            return at + (len(raw) - len(rest)) // 8 * 8
     return end
 
 

@@ -19,7 +19,7 @@ from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes
 from osvtriage.guest.qemu import Sockets
 from osvtriage.images.places import state_directory
-from osvtriage.model.errors import GdbError, Interrupted, OsvtriageError, UsageError
+from osvtriage.model.errors import GdbError, GuestError, Interrupted, OsvtriageError, UsageError
 from osvtriage.model.event import Frame
 from osvtriage.model.finding import Finding
 from osvtriage.model.session import STOP_KINDS, Memory, SessionPlan, StopAt
@@ -48,8 +48,13 @@ def stop_at(text: str, recipe: Recipe) -> StopAt:
     """What ``--stop-at`` says: finding, crash, boot, or a probe of the recipe, also ``NAME:exit``.
 
     Raises:
-        UsageError: the recipe has no such probe.
+        UsageError: the recipe has no such probe, or a session of it comes to no finding.
     """
+    if text == "finding" and (recipe.context or recipe.sweep):
+        raise UsageError(
+            f"{recipe.name} finds what it does by steering its guest, which a session leaves alone",
+            "stop it with --stop-at boot or --stop-at crash, and where you like from there",
+        )
     for kind in STOP_KINDS:
         if text == kind:
             return StopAt(kind)
@@ -98,6 +103,7 @@ class Session(Trial):
                         "is entry": self._is_entry,
                         "status": self._status,
                         "tasks": self._tasks,
+                        "memory": self._memory,
                         "draft": self._draft,
                         "hand over": self._hand_over,
                         "failed": self._failed,
@@ -353,6 +359,17 @@ class Session(Trial):
             "stack_bytes": linux_stacks.stack_bytes(self._elf),
             "ksp": ksp,
         }
+
+    async def _memory(self, question: dict[str, Any]) -> str | None:
+        """The digits of memory that QEMU reads in gdb's place; ``None``: not all of it is there."""
+        path = self._processes.directory / "memory"
+        try:
+            with suppress(GuestError):
+                await self._monitor.save_memory(question["address"], question["size"], path)
+                return path.read_bytes().hex()
+            return None
+        finally:
+            path.unlink(missing_ok=True)
 
     async def _draft(self, question: dict[str, Any]) -> dict[str, Any]:
         """A draft recipe with probes at these places; which of them a recipe cannot say."""

@@ -69,6 +69,14 @@ def test_an_unknown_stop_names_those_that_there_are(text: str) -> None:
     assert "setup_large_syscall_stack" in str(error.value.hint)
 
 
+@pytest.mark.parametrize("recipe", ["x86-exception-backtrace", "x86-stack-overflow"])
+def test_a_guest_that_is_steered_to_its_findings_has_none_in_a_session(recipe: str) -> None:
+    assert stop_at("boot", library.load(recipe)).kind == "boot"
+    with pytest.raises(UsageError, match="steering") as error:
+        stop_at("finding", library.load(recipe))
+    assert "--stop-at boot" in str(error.value.hint)
+
+
 def test_a_finding_stops_only_where_there_is_one() -> None:
     assert not StopAt("finding").is_met(event("any", "exit"), 0)
     assert StopAt("finding").is_met(event("any", "exit"), 1)

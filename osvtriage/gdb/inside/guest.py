@@ -177,8 +177,9 @@ class Guest:
         link = arch.link_register
         return backchain.walk(arch, read, pc, sp, self.integer(link) if link and at_entry else None)
 
-    def threads(self) -> list[GuestThread]:
-        """All threads of the guest; none where it is not known how to list them."""
+    def threads(self, wanted: int | None = None) -> list[GuestThread]:
+        """All threads of the guest, or the one with the number *wanted*; none where it is not known
+        how to list them."""
         listed, unwind = self.plan.threads, self.plan.unwind
         if listed is None or unwind is None:
             return []
@@ -186,7 +187,7 @@ class Guest:
         def backtrace(pc: int, sp: int, fp: int) -> list[Frame]:
             return framepointer.walk(self.arch, read, framepointer.Registers(pc, sp, fp), unwind)
 
-        return osv.threads(read, listed, self.cpus, backtrace)
+        return osv.threads(read, listed, self.cpus, backtrace, wanted)
 
 
 def _wrapped(address: int) -> int:

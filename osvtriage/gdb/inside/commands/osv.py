@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import gdb
 
@@ -33,6 +34,19 @@ _CALLOUT_FLAGS = {0x2: "active", 0x4: "pending", 0x20: "completed"}
 _LONGEST_PATH = 4096
 # sched::max_cpus, include/osv/sched.hh: as many as a word has bits.
 _MOST_CPUS = 64
+
+
+def read_types() -> None:
+    """Have gdb read the debug information that the commands here need.
+
+    That takes it half a second: while a session begins, and not when somebody waits for an answer.
+    """
+    for name in ("mmu::vma", "mmu::file_vma", "file", "dentry", "sched::thread", "callout"):
+        with suppress(gdb.GdbError):
+            types.of(name)
+    for name in ("mmu::vma_list", "memory::reclaimer_thread", "callouts::_callouts"):
+        with suppress(gdb.GdbError):
+            types.variable(name)
 
 
 class _OsvCommand(Command):

@@ -98,7 +98,10 @@ def _osv(here: Guest, number: int | None) -> Iterator[tuple[str, str]]:
     control = osv.word(read, plan, address, "tcb")
     pointer = _pointers(here).get(control) or _asleep(osv.word(read, plan, address, "state.sp"))
     yield "stack pointer", _depth(pointer, begin, end)
-    yield "high water", f"{end - osv.low_water(read, begin, end)} bytes down it is not zero"
+    yield (
+        "high water",
+        f"{end - osv.low_water(session().read, begin, end)} bytes down it is not zero",
+    )
     yield from _system_call_stack(here, control)
 
 
@@ -119,10 +122,9 @@ def _system_call_stack(here: Guest, control: int | None) -> Iterator[tuple[str, 
 
 
 def _thread(here: Guest, number: int | None) -> GuestThread:
-    threads = all_threads()
     if number is None:
         number = here.identity(here.current())[0].pid
-    found = [thread for thread in threads if thread.id == number]
+    found = None if number is None else here.threads(number)
     if not found:
         raise gdb.GdbError(f"there is no thread {number}; `ot threads` lists all")
     return found[0]

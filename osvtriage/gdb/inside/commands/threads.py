@@ -101,8 +101,8 @@ def all_threads(wanted: int | None = None) -> list[GuestThread]:
         return list(_linux(here, wanted))
     if here.plan.threads is None:
         raise gdb.GdbError("it is not known where this guest has its list of threads")
-    found = here.threads()
-    if not found:
+    found = here.threads(wanted)
+    if not found and wanted is None:
         raise gdb.GdbError("the guest's list of threads is empty, or damaged")
     return found
 
