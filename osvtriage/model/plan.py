@@ -249,7 +249,7 @@ class GdbPlan:
 
     ``pinpoint`` is the register whose first change within a span is to be found by stepping.
     ``process`` is the one that probes with places are in. ``orc``: backtraces go by these tables.
-    ``contexts`` are places where they are compared.
+    ``contexts`` are places where they are compared. ``counted``: QEMU counts the instructions.
     """
 
     arch: str
@@ -262,6 +262,7 @@ class GdbPlan:
     interleave: InterleavePlan | None = None
     orc: OrcPlan | None = None
     contexts: ContextsPlan | None = None
+    counted: bool = False
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

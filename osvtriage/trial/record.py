@@ -216,6 +216,19 @@ class PayloadRecord(_Object):
     exit_status: int | None
 
 
+class RecordingRecord(_Object):
+    """The recorded execution: QEMU's ``log`` in the record, and whether it can be replayed, which a
+    replay has shown; ``reason`` is a sentence. ``armed_at`` and ``finding_at`` are the numbers of
+    instructions that were executed where the probes were armed and where the first finding was."""
+
+    log: str
+    log_sha256: Hex
+    armed_at: int
+    finding_at: int | None
+    replayable: bool
+    reason: str
+
+
 class Timings(_Object):
     """Seconds. ``stopped`` is the part of the guest's time in which it stood still."""
 
@@ -224,6 +237,7 @@ class Timings(_Object):
     arm: Seconds | None = None
     workload: Seconds | None = None
     stopped: Seconds | None = None
+    replay: Seconds | None = None
     total: Seconds = 0
 
 
@@ -258,6 +272,7 @@ class RunRecord(_Object):
     boundaries: list[BoundaryRecord] = []
     overflow: OverflowRecord | None = None
     stacks: StacksRecord | None = None
+    recording: RecordingRecord | None = None
     missing: list[str] = []
     payload: PayloadRecord | None
     agreement: Literal["agree", "differ", "not-applicable"]

@@ -57,7 +57,7 @@ class Request:
     its workload.
     With ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own
     ``gdbinit``, and beside a ``pane`` of tmux with the guest's console. With ``mi`` an editor has
-    it.
+    it. With ``record`` its execution is recorded, to be replayed.
     """
 
     recipe: Recipe
@@ -80,6 +80,7 @@ class Request:
     gdbinit: bool = True
     pane: bool = True
     mi: bool = False
+    record: bool = False
 
 
 class Observer(Protocol):

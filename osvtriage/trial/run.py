@@ -29,6 +29,7 @@ from osvtriage.trial import (
     library,
     overflow_record,
     record,
+    recording_record,
     reproducer,
     stacks_record,
 )
@@ -38,6 +39,7 @@ from osvtriage.trial.overflow import frame_bytes
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
+from osvtriage.trial.recording import Recorded
 from osvtriage.trial.request import WHOLE, Engine, Observer, OwnProgram, Request, Steering
 from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
@@ -66,6 +68,7 @@ class Options:
     stacks: bool = False
     jitter: float = 0.0
     ready: Image | None = None
+    record: bool = False
     stop_at: str | None = None
     gdbinit: bool = True
     pane: bool = True
@@ -130,6 +133,7 @@ class _Work:
         self.trial: Trial | None = None
         self.seen = Seen()
         self.results: list[CheckResult] = []
+        self.recording: record.RecordingRecord | None = None
 
     def outcome(self, directory: Path, observer: Observer) -> Judgement:
         try:
@@ -176,6 +180,7 @@ class _Work:
             gdbinit=self.options.gdbinit,
             pane=self.options.pane,
             mi=self.options.mi,
+            record=self.options.record,
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
@@ -190,6 +195,8 @@ class _Work:
         finally:
             self._write_evidence(directory, trial)
         self.results = trial.check()
+        if isinstance(trial, Recorded):
+            self.recording = recording_record.made(trial, observer)
 
     def _write_evidence(self, directory: Path, trial: Trial) -> None:
         """What was seen until now, also where the trial failed."""
@@ -277,6 +284,7 @@ class _Work:
             ],
             overflow=overflow_record.made(seen.overflow, frame_bytes(self.variant)),
             stacks=stacks_record.made(seen.stacks),
+            recording=self.recording,
             missing=self._missing(),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
             if seen.payload.lines
@@ -425,6 +433,8 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
         parts += ["--duration", f"{options.duration:g}"]
     if options.stacks:
         parts.append("--stacks")
+    if options.record:
+        parts.append("--record")
     if options.pinpoint:
         parts += ["--pinpoint", options.pinpoint]
     if (own := options.program) is not None:
