@@ -57,6 +57,11 @@ def _complete_stop(
     metavar="DIR",
     help="In RECIPE's place: the run that DIR is the record of, with the very same files.",
 )
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="With --record: replay the execution that `osvtriage run --record` has recorded there.",
+)
 @click.option("--nx", is_flag=True, help="Do not read your own gdbinit.")
 @click.option(
     "--pane/--no-pane",
@@ -80,6 +85,7 @@ def _complete_stop(
 def gdb(
     recipe: str | None,
     record: Path | None,
+    replay: bool,
     stop_at: str,
     nx: bool,
     pane: bool,
@@ -104,6 +110,7 @@ def gdb(
       osvtriage gdb osv-syscall-fpu --image my-osv --stop-at setup_large_syscall_stack:exit
       osvtriage gdb glibc-reclaim-stacks --stop-at boot --nx
       osvtriage gdb --record ~/.local/state/osvtriage/runs/20260102-030405-my-bug-as-is-123
+      osvtriage gdb --record records/1 --replay
     """
     from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
@@ -114,11 +121,13 @@ def gdb(
 
     if (recipe is None) == (record is None):
         raise UsageError("a session is of a RECIPE or of a --record, one of the two")
+    if replay and record is None:
+        raise UsageError("--replay is of a --record", "`osvtriage run RECIPE --record` makes one")
     if record is None:
         assert recipe is not None
         options = run_options(**chosen)
     else:
-        recipe, options = _again(record)
+        recipe, options = _again(record, replay)
     options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, mi=mi, out=out)
     # The terminal becomes gdb's: nothing is drawn there.
     made, directory = run_recipe(library.load(recipe), recipe, options, PlainObserver())
@@ -128,15 +137,16 @@ def gdb(
     return made.verdict.exit_code if made.verdict is Verdict.ERROR else 0
 
 
-def _again(directory: Path) -> tuple[str, Options]:
+def _again(directory: Path, replay: bool) -> tuple[str, Options]:
     """The recipe and the options of the run that *directory* is the record of.
 
     Raises:
-        UsageError: it is none, or that of another command.
+        UsageError: it is none, or that of another command, or has nothing to *replay*.
     """
     from osvtriage.cli.run import run
     from osvtriage.model.errors import UsageError
     from osvtriage.trial.record import RunRecord
+    from osvtriage.trial.replay_session import recording_of
 
     record = RunRecord.read(directory)
     program, command, *words = shlex.split(record.command)
@@ -148,4 +158,6 @@ def _again(directory: Path) -> tuple[str, Options]:
     recipe = chosen.pop("recipe")
     for name in ("expect", "as_json"):
         del chosen[name]
-    return recipe, replace(run_options(**chosen), same_as=record)
+    chosen["record"] = False
+    recording = recording_of(record, directory) if replay else None
+    return recipe, replace(run_options(**chosen), same_as=record, replay=recording)

@@ -245,7 +245,8 @@ class RunRecord(_Object):
     """One run, whole: what ``run --json`` prints and ``run.json`` holds.
 
     ``start`` says whether the guest was booted for it or loaded from a snapshot; ``jitter`` is the
-    number of seconds by which its workload then started later.
+    number of seconds by which its workload then started later. ``disturbed``: somebody attached to
+    the trial, which says nothing then.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -277,6 +278,7 @@ class RunRecord(_Object):
     payload: PayloadRecord | None
     agreement: Literal["agree", "differ", "not-applicable"]
     ending: str | None
+    disturbed: bool = False
     stops: int
     timings: Timings
     seed: int

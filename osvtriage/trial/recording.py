@@ -30,8 +30,8 @@ _END_LIMIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """The machine at an event: how many instructions were executed, and every vCPU's registers as
-    QEMU prints them, a line each."""
+    """The machine at an event, or (0) where the probes were armed: how many instructions were
+    executed, and every vCPU's registers as QEMU prints them, a line each."""
 
     event: int
     instructions: int
@@ -78,9 +78,11 @@ class Recorded(Trial):
 
     Attributes:
         armed_at: how many instructions the guest had executed where the probes were armed.
-        stands: the machine at every event, in their order.
+        stands: the machine there, and at every event in their order.
         log: QEMU's log, whole once the trial has been run.
     """
+
+    no_visits = "its execution is being recorded, and what a visitor writes would not be in it"
 
     def __init__(
         self,
@@ -107,6 +109,8 @@ class Recorded(Trial):
 
     async def _compare_code(self) -> None:
         self.armed_at = await self._watch.until(self._monitor.instructions(), "QEMU's answer")
+        registers = await self._watch.until(self._monitor.registers(), "QEMU's answer")
+        self.stands.append(Stand(0, self.armed_at, lines(registers)))
         await super()._compare_code()
 
     def _on_event(self, record: dict[str, Any]) -> None:

@@ -134,7 +134,8 @@ class Replay(Trial):
 
     async def _compare(self, stand: Stand) -> None:
         """Run to where *stand* was, and see that the machine stands the same there."""
-        where = f"event {stand.event} (instruction {stand.instructions})"
+        name = f"event {stand.event}" if stand.event else "the arming of the probes"
+        where = f"{name} (instruction {stand.instructions})"
         # Two vCPUs can have an event each at the same count.
         if await self._count() != stand.instructions:
             await self._watch.until(self._monitor.break_at(stand.instructions), "QEMU's answer")
@@ -186,7 +187,7 @@ def check(recorded: Recorded, observer: Observer) -> Replayability:
     except GuestError as error:
         return Replayability(False, f"a replay failed: {error}")
     printed = [(one / "console.log").read_bytes() for one in (recorded.directory, directory)]
-    events = f"all {len(recorded.stands)} events"
+    events = f"all {len(recorded.seen.events)} events"
     if to_its_end and printed[0] != printed[1]:
         return Replayability(False, f"a replay came past {events}, and printed something else")
     told = f"a replay came to {events} after as many instructions and with the same registers"

@@ -31,6 +31,7 @@ from osvtriage.trial import (
     record,
     recording_record,
     reproducer,
+    running,
     stacks_record,
 )
 from osvtriage.trial.again import require_same
@@ -40,10 +41,18 @@ from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.recording import Recorded
-from osvtriage.trial.request import WHOLE, Engine, Observer, OwnProgram, Request, Steering
+from osvtriage.trial.request import (
+    WHOLE,
+    Engine,
+    Observer,
+    OwnProgram,
+    Recording,
+    Request,
+    Steering,
+)
 from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.trial import DISTURBED, Seen, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ class Options:
     mi: bool = False
     # The record of a run that is to be repeated with the very same files.
     same_as: RunRecord | None = None
+    # With it: the execution in that record, to be replayed.
+    replay: Recording | None = None
 
 
 def run(
@@ -109,7 +120,10 @@ def run(
     started, begun = datetime.now(UTC), time.monotonic()
     work = _Work(recipe, source, options, start or Boot())
     with atomic.new_directory(out) as directory:
+        name = directory / running.NAME
+        name.write_text(str(out), encoding="utf-8")
         judgement = work.outcome(directory, observer)
+        name.unlink()
         work.seen.timings["total"] = time.monotonic() - begun
         made = work.to_record(judgement, started)
         made.write(directory)
@@ -145,6 +159,9 @@ class _Work:
                 raise
             return Judgement(Verdict.ERROR, str(error), Agreement.NOT_APPLICABLE, error.hint)
         assert self.seen.ending is not None
+        if self.seen.disturbed:
+            said = DISTURBED.sentence
+            return Judgement(Verdict.INCONCLUSIVE, said, Agreement.NOT_APPLICABLE)
         probes = list(self.seen.probes.values())
         return judge(self.results, probes, self._payload(), self.seen.ending)
 
@@ -181,6 +198,7 @@ class _Work:
             pane=self.options.pane,
             mi=self.options.mi,
             record=self.options.record,
+            replay=self.options.replay,
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
@@ -291,6 +309,7 @@ class _Work:
             else None,
             agreement=judgement.agreement.value,
             ending=seen.ending.sentence if seen.ending else None,
+            disturbed=seen.disturbed,
             stops=seen.stops,
             timings=record.Timings(
                 **{name: round(value, 4) for name, value in seen.timings.items()}

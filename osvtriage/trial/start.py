@@ -11,6 +11,7 @@ from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.overflow import Overflow
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.recording import Recorded, require_recordable
+from osvtriage.trial.replay_session import ReplaySession
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.session import Session
 from osvtriage.trial.trial import Seen, Trial
@@ -48,6 +49,7 @@ class Boot:
         if request.record:
             require_recordable(request, prepared)
             kind = Recorded
+        kind = ReplaySession if request.replay else kind
         return kind(request, prepared, directory, observer, seen)
 
     def run(self, trial: Trial) -> None:
