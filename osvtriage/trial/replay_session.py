@@ -119,12 +119,8 @@ class ReplaySession(Session):
         if ahead:
             await self._monitor.break_at(ahead[0])
 
-    async def _to(self, question: dict[str, Any]) -> None:
-        """Have QEMU stop at an instruction count."""
-        await self._monitor.break_at(question["instructions"])
-
     def _answers(self) -> dict[str, Any]:
-        return {**super()._answers(), "ahead": self._ahead, "to": self._to}
+        return {**super()._answers(), "ahead": self._ahead}
 
 
 def stops(

@@ -87,7 +87,7 @@ def test_a_recorded_corruption_is_replayed_to_the_same_instruction_and_registers
     places.assert_clean()
 
 
-def test_a_replay_goes_on_to_the_next_stop_and_never_back(
+def test_a_replay_stops_at_a_probe_and_goes_never_back(
     places: Places, recorded: Callable[..., tuple[Path, dict[str, Any]]]
 ) -> None:
     directory, _ = recorded()
@@ -101,16 +101,13 @@ def test_a_replay_goes_on_to_the_next_stop_and_never_back(
     assert "does not support" in session.run("set exec-direction reverse")
     assert "no snapshots of a replay" in session.run("ot snapshot save here")
     assert _count(session) == begun
-    session.run("stepi")
-    assert _count(session) == begun + 1
-    assert session.run("ot probes").count("watched ") == 1
-    assert "Stopped: probe watched, entry" in session.run("continue")
     entries = [
         one["instructions"]
         for one in map(json.loads, (directory / "events.jsonl").read_text().splitlines())
         if one["side"] == "entry"
     ]
-    assert [begun, _count(session)] == entries[:2]
+    assert begun == entries[0]
+    assert re.search(r"^watched +1 +no", session.run("ot probes"), re.M)
     assert session.quit()[0] == 0
     places.assert_clean()
 

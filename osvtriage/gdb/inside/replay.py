@@ -12,7 +12,7 @@ from typing import Any
 import gdb
 
 from osvtriage.gdb.inside.guest import instructions
-from osvtriage.gdb.inside.interactive import Session, Stop, session
+from osvtriage.gdb.inside.interactive import Session, Stop
 from osvtriage.gdb.inside.link import Link
 from osvtriage.model.session import ReplayStop, SessionPlan
 
@@ -46,29 +46,12 @@ class _Backwards(gdb.Command):  # type: ignore[misc]
         )
 
 
-class _StepInstruction(gdb.Command):  # type: ignore[misc]
-    """Replay one instruction, or COUNT: stepi [COUNT]."""
-
-    def __init__(self) -> None:
-        super().__init__("stepi", gdb.COMMAND_RUNNING)
-
-    def invoke(self, arguments: str, from_tty: bool) -> None:
-        """Have QEMU stop behind them: a step of gdb's can bring its replay to a standstill."""
-        count = instructions()
-        if count is None:
-            raise gdb.GdbError("the guest has gone; `quit` ends the session")
-        more = int(gdb.parse_and_eval(arguments)) if arguments.strip() else 1
-        session().link.ask("to", instructions=count + max(more, 1))
-        gdb.execute("continue")
-
-
 def prepare() -> None:
     """Set gdb up for a replay, before it is attached."""
     for line in _SETUP:
         gdb.execute(line, to_string=True)
     for name in _BACKWARDS:
         _Backwards(name)
-    _StepInstruction()
 
 
 class ReplaySession(Session):
