@@ -50,6 +50,11 @@ def _complete_stop(
     metavar="DIR",
     help="In RECIPE's place: the run that DIR is the record of, with the very same files.",
 )
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="With --record: replay the execution that `osvtriage run --record` has recorded there.",
+)
 @click.option("--nx", is_flag=True, help="Do not read your own gdbinit.")
 @click.option(
     "--pane/--no-pane",
@@ -78,6 +83,7 @@ def _complete_stop(
 def gdb(
     recipe: str | None,
     record: Path | None,
+    replay: bool,
     stop_at: str,
     nx: bool,
     pane: bool,
@@ -103,6 +109,7 @@ def gdb(
       osvtriage gdb osv-syscall-fpu --image my-osv --stop-at setup_large_syscall_stack:exit
       osvtriage gdb glibc-reclaim-stacks --stop-at boot --nx
       osvtriage gdb --record ~/.local/state/osvtriage/runs/20260102-030405-my-bug-as-is-123
+      osvtriage gdb --record records/1 --replay
     """
     from osvtriage.model.errors import UsageError
     from osvtriage.model.verdict import Verdict
@@ -115,11 +122,13 @@ def gdb(
         raise UsageError("a session is of a RECIPE or of a --record, one of the two")
     if wait and not mi:
         raise UsageError("--wait is for a client of MI: it goes with --mi")
+    if replay and record is None:
+        raise UsageError("--replay is of a --record", "`osvtriage run RECIPE --record` makes one")
     if record is None:
         assert recipe is not None
         options = run_options(**chosen)
     else:
-        recipe, options = _again(record)
+        recipe, options = _again(record, replay)
     options = replace(options, stop_at=stop_at, gdbinit=not nx, pane=pane, out=out)
     options = replace(options, mi=mi, when_asked=wait)
     # The terminal becomes gdb's: nothing is drawn there.
@@ -130,15 +139,16 @@ def gdb(
     return made.verdict.exit_code if made.verdict is Verdict.ERROR else 0
 
 
-def _again(directory: Path) -> tuple[str, Options]:
+def _again(directory: Path, replay: bool) -> tuple[str, Options]:
     """The recipe and the options of the run that *directory* is the record of.
 
     Raises:
-        UsageError: it is none, or that of another command.
+        UsageError: it is none, or that of another command, or has nothing to *replay*.
     """
     from osvtriage.cli.run import run
     from osvtriage.model.errors import UsageError
     from osvtriage.trial.record import RunRecord
+    from osvtriage.trial.replay_session import recording_of
 
     record = RunRecord.read(directory)
     program, command, *words = shlex.split(record.command)
@@ -150,4 +160,6 @@ def _again(directory: Path) -> tuple[str, Options]:
     recipe = chosen.pop("recipe")
     for name in ("expect", "as_json"):
         del chosen[name]
-    return recipe, replace(run_options(**chosen), same_as=record)
+    chosen["record"] = False
+    recording = recording_of(record, directory) if replay else None
+    return recipe, replace(run_options(**chosen), same_as=record, replay=recording)

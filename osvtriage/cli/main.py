@@ -40,6 +40,7 @@ _COMMANDS = {
     ),
     "gdb": ("osvtriage.cli.gdb", "gdb", "Run a recipe to a stop, and look around there in gdb."),
     "console": ("osvtriage.cli.console", "console", "Show and type into a session's console."),
+    "attach": ("osvtriage.cli.attach", "attach", "Look into the guest of a running trial."),
     "stacks": ("osvtriage.cli.stacks", "stacks", "See how deep a guest's stacks are used."),
     "soak": ("osvtriage.cli.soak", "soak", "Run many trials: a rate with its interval."),
     "soaks": ("osvtriage.cli.soaks", "soaks", "List, show and export soaks."),

@@ -65,6 +65,12 @@ if TYPE_CHECKING:
     help="See, when the guest switches off, how deep the stacks of its tasks were used (Linux).",
 )
 @click.option(
+    "--record",
+    is_flag=True,
+    help="Record the execution, and replay it to see whether `osvtriage gdb --record DIR --replay` "
+    "can.",
+)
+@click.option(
     "--expect",
     type=click.Choice(["reproduced", "clean"]),
     help="Exit with 0 for this verdict and with 1 for the opposite one.",
@@ -98,6 +104,7 @@ def run(
       osvtriage run ppc64le-save-fpu --kernel ~/linux/vmlinux --smp 2 --json
       osvtriage run ./my-bug.toml --out records/1
       osvtriage run osv-syscall-fpu --image my-osv --pinpoint xmm0
+      osvtriage run ppc64le-save-fpu --variant fp-fix-reverted --record
       osvtriage run glibc-reclaim-stacks --program ./a.out --libs /lib/x86_64-linux-gnu
     """
     from osvtriage.model.verdict import Verdict

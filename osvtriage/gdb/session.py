@@ -28,6 +28,12 @@ COMMAND_LIMIT = 30.0
 _LAST_WORDS = 8
 
 
+def quoted(word: str) -> str:
+    """*word* as one argument of those commands of gdb's that split theirs as a shell does."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 class MiSession:
     """One gdb process and its MI conversation, which goes to *log* whole.
 

@@ -39,6 +39,8 @@ class Monitor:
         self._client = QMPClient("osvtriage")
         self._listener: asyncio.Task[None] | None = None
         self._stopped_at: float | None = None
+        # Set while the guest is stopped by something that happened while it ran.
+        self.standing = asyncio.Event()
         self.stops = 0
         self.stopped_seconds = 0.0
         self.panicked = False
@@ -76,16 +78,22 @@ class Monitor:
         now = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
         name = event["event"]
         if name == "STOP":
+            self.standing.set()
             self.stops += 1
             self._stopped_at = now
-        elif name == "RESUME" and self._stopped_at is not None:
-            self.stopped_seconds += now - self._stopped_at
-            self._stopped_at = None
+        elif name == "RESUME":
+            self.standing.clear()
+            self._account_resume(now)
         elif name == "GUEST_PANICKED":
             self.panicked = True
         elif name == "SHUTDOWN" and not self.shutdown.done():
             data = event.get("data", {})
             self.shutdown.set_result(Shutdown(data.get("guest", False), data.get("reason", "")))
+
+    def _account_resume(self, now: float) -> None:
+        if self._stopped_at is not None:
+            self.stopped_seconds += now - self._stopped_at
+            self._stopped_at = None
 
     def restart(self) -> None:
         """Count stops and their time from here on anew; a stop that goes on now is none of them."""
@@ -100,6 +108,19 @@ class Monitor:
     async def stop(self) -> None:
         """Stop the guest, unless it is stopped already. A gdb at the stub hears of it."""
         await self._execute("stop")
+
+    async def instructions(self) -> int:
+        """How many instructions a guest whose execution is recorded or replayed has executed."""
+        return int((await self._execute("query-replay"))["icount"])
+
+    async def break_at(self, instructions: int) -> None:
+        """Have a replayed guest stop once it has executed so many *instructions*."""
+        await self._execute("replay-break", {"icount": instructions})
+
+    async def registers(self) -> str:
+        """What QEMU prints of every vCPU's registers."""
+        line = {"command-line": "info registers -a"}
+        return str(await self._execute("human-monitor-command", dict(line)))
 
     async def save_snapshot(self, name: str) -> None:
         """Keep the whole guest, which is stopped, as the snapshot *name*."""

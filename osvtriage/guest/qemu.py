@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from osvtriage.arch import Arch
 from osvtriage.images.record import Disk, DiskFormat, KernelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A log of all that reaches a guest from outside, by instruction count: to be written while it
+    runs (``record``), or to run by (``replay``). QEMU's docs/system/replay.rst."""
+
+    mode: Literal["record", "replay"]
+    log: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +26,8 @@ class Boot:
 
     A kernel that is a disk is the guest's first disk, and boots by its own boot sector: ``initrd``
     and ``append`` do not reach it. ``snapshots`` is a raw file over which QEMU can keep snapshots
-    of the whole guest, which does not see it.
+    of the whole guest, which does not see it. ``execution`` is the log of a run that is recorded or
+    replayed.
     """
 
     arch: Arch
@@ -30,6 +41,7 @@ class Boot:
     kernel_format: KernelFormat = "elf"
     disks: tuple[Disk, ...] = ()
     snapshots: Path | None = None
+    execution: Execution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,9 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
         arguments += ["-M", machine]
     arguments += ["-accel", boot.accelerator, "-cpu", boot.cpu]
     arguments += ["-m", str(boot.memory), "-smp", str(boot.smp)]
+    if boot.execution is not None:
+        log = _escaped(boot.execution.log)
+        arguments += ["-icount", f"shift=auto,rr={boot.execution.mode},rrfile={log}"]
     arguments += ["-nodefaults", "-vga", "none", "-display", "none", "-nic", "none", "-no-reboot"]
     disks = [(disk.path, disk.format) for disk in boot.disks]
     if boot.kernel_format in ("raw", "qcow2"):
@@ -79,23 +94,28 @@ def machine_arguments(qemu: Path, boot: Boot) -> list[str]:
             arguments += ["-initrd", str(boot.initrd)]
         arguments += ["-append", boot.append]
     for number, (path, format_) in enumerate(disks):
-        arguments += _disk(f"disk{number}", path, format_)
+        arguments += _disk(f"disk{number}", path, format_, boot.execution is not None)
     if boot.snapshots is not None:
         # No device has it, so the guest does not see it; savevm takes any image that is written to.
         arguments += _disk("snapshots", boot.snapshots, "raw")[:2]
     return arguments
 
 
-def _disk(name: str, path: Path, format_: DiskFormat) -> list[str]:
+def _disk(name: str, path: Path, format_: DiskFormat, logged: bool = False) -> list[str]:
     """A disk of the guest.
 
     What the guest writes goes into an overlay (snapshot=on): a file that QEMU makes in TMPDIR or
     /var/tmp and unlinks at once, so that it is gone however QEMU ends. *path* is opened for reading
     only. The format is said, for QEMU would else go by the disk's own bytes, which may be
-    somebody's attempt to have it open another file of the host as the disk's backing file.
+    somebody's attempt to have it open another file of the host as the disk's backing file. Where
+    the execution is *logged*, the disk's answers come when the log has them.
     """
     drive = f"file={_escaped(path)},if=none,id={name},format={format_},snapshot=on"
-    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
+    arguments = ["-drive", drive]
+    if logged:
+        arguments += ["-drive", f"driver=blkreplay,if=none,image={name},id={name}-logged"]
+        name = f"{name}-logged"
+    return [*arguments, "-device", f"virtio-blk-pci,drive={name}"]
 
 
 def command_line(

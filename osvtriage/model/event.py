@@ -95,7 +95,8 @@ class StackUse:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One stop at one side of one probe."""
+    """One stop at one side of one probe. Where the execution is recorded or replayed,
+    ``instructions`` is how many the guest had executed."""
 
     number: int
     probe: str
@@ -110,6 +111,7 @@ class Event:
     stack: StackUse | None = None
     threads: tuple[GuestThread, ...] = field(default=())
     lists: ListsSnapshot | None = None
+    instructions: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The event as one object of ``events.jsonl``."""

@@ -267,7 +267,8 @@ class GdbPlan:
     ``pinpoint`` is the register whose first change within a span is to be found by stepping.
     ``process`` is the one that probes with places are in; ``tells_process``: where it is found, the
     guest stays stopped, and the trial is told where its modules are. ``orc``: backtraces go by
-    these tables. ``contexts`` are places where they are compared.
+    these tables. ``contexts`` are places where they are compared. ``counted``: QEMU counts the
+    instructions.
     """
 
     arch: str
@@ -281,6 +282,7 @@ class GdbPlan:
     orc: OrcPlan | None = None
     contexts: ContextsPlan | None = None
     tells_process: bool = False
+    counted: bool = False
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from osvtriage.model.decode import decode
 from osvtriage.model.event import Event, Side
@@ -48,12 +49,27 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayStop:
+    """A stop of a recorded execution, after so many ``instructions``: at ``event``, or where the
+    probes were armed. ``events`` is how many there were by then, ``hits`` the probes' counts,
+    ``earlier`` the findings before it and ``findings`` those that came with it."""
+
+    instructions: int
+    event: Event | None
+    events: int
+    hits: Mapping[str, int]
+    earlier: tuple[Mapping[str, Any], ...] = ()
+    findings: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SessionPlan:
     """One session.
 
     ``link`` is the socket of osvtriage, ``stub`` QEMU's. ``samples`` are read where the guest is
     armed: at ``arm_address``, or where gdb finds it; from user mode it is let run to
     ``sleep_address`` first. ``gives_up`` are the functions that a kernel calls when it dies.
+    ``replay`` has the stops of a recorded execution, which stands at the first of them.
     """
 
     title: str
@@ -69,6 +85,7 @@ class SessionPlan:
     gives_up: tuple[int, ...]
     stop_at: StopAt
     probes: GdbPlan
+    replay: tuple[ReplayStop, ...] | None = None
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""

@@ -75,6 +75,9 @@ def lines(record: RunRecord, directory: Path) -> Iterator[Text]:
     yield from _counts(record)
     if record.payload is not None:
         yield from _payload(record.payload, record.agreement)
+    if (recording := record.recording) is not None:
+        can = "can be replayed" if recording.replayable else "cannot be replayed"
+        yield Text(f"recorded execution {can}: {one_line(recording.reason)}")
     yield Text()
     yield Text(f"time     {_times(record)}", "dim")
     yield Text(f"again    {one_line(record.command)}", "dim")
@@ -311,6 +314,7 @@ def _times(record: RunRecord) -> str:
             ("image", timings.image),
             ("boot", timings.boot),
             ("workload", timings.workload),
+            ("replay", timings.replay),
         )
         if value is not None
     ]

@@ -126,6 +126,8 @@ def _engine(request: Request, arch: Arch) -> tuple[Path, Path | None, str | None
         why = "under KVM no plugin sees anything"
     elif request.variant.interleave or request.recipe.sweep or request.recipe.context:
         why = "a guest is steered by gdb"
+    elif request.record:
+        why = "a recording is looked into with gdb"
     elif request.stop_at is not None:
         why = "a session is gdb's"
     elif request.pinpoint is not None and arch.words[request.pinpoint].stub is None:

@@ -216,6 +216,19 @@ class PayloadRecord(_Object):
     exit_status: int | None
 
 
+class RecordingRecord(_Object):
+    """The recorded execution: QEMU's ``log`` in the record, and whether it can be replayed, which a
+    replay has shown; ``reason`` is a sentence. ``armed_at`` and ``finding_at`` are the numbers of
+    instructions that were executed where the probes were armed and where the first finding was."""
+
+    log: str
+    log_sha256: Hex
+    armed_at: int
+    finding_at: int | None
+    replayable: bool
+    reason: str
+
+
 class Timings(_Object):
     """Seconds. ``stopped`` is the part of the guest's time in which it stood still."""
 
@@ -224,6 +237,7 @@ class Timings(_Object):
     arm: Seconds | None = None
     workload: Seconds | None = None
     stopped: Seconds | None = None
+    replay: Seconds | None = None
     total: Seconds = 0
 
 
@@ -231,7 +245,8 @@ class RunRecord(_Object):
     """One run, whole: what ``run --json`` prints and ``run.json`` holds.
 
     ``start`` says whether the guest was booted for it or loaded from a snapshot; ``jitter`` is the
-    number of seconds by which its workload then started later.
+    number of seconds by which its workload then started later. ``disturbed``: somebody attached to
+    the trial, which says nothing then.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -258,10 +273,12 @@ class RunRecord(_Object):
     boundaries: list[BoundaryRecord] = []
     overflow: OverflowRecord | None = None
     stacks: StacksRecord | None = None
+    recording: RecordingRecord | None = None
     missing: list[str] = []
     payload: PayloadRecord | None
     agreement: Literal["agree", "differ", "not-applicable"]
     ending: str | None
+    disturbed: bool = False
     stops: int
     timings: Timings
     seed: int

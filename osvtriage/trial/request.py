@@ -45,6 +45,16 @@ WHOLE = Steering()
 
 
 @dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded execution: the ``directory`` of its run record, QEMU's ``log`` in it, and the
+    version of the ``qemu`` that wrote it."""
+
+    directory: Path
+    log: Path
+    qemu: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
 
@@ -57,7 +67,8 @@ class Request:
     its workload.
     With ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own
     ``gdbinit``, and beside a ``pane`` of tmux with the guest's console. With ``mi`` an editor has
-    it; with ``when_asked`` gdb attaches no sooner than that asks for it.
+    it; with ``when_asked`` gdb attaches no sooner than that asks for it. With ``record`` its
+    execution is recorded, to be replayed; ``replay`` is one to replay.
     """
 
     recipe: Recipe
@@ -81,6 +92,8 @@ class Request:
     pane: bool = True
     mi: bool = False
     when_asked: bool = False
+    record: bool = False
+    replay: Recording | None = None
 
 
 class Observer(Protocol):

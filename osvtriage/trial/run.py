@@ -28,7 +28,9 @@ from osvtriage.trial import (
     library,
     overflow_record,
     record,
+    recording_record,
     reproducer,
+    running,
     stacks_record,
 )
 from osvtriage.trial.again import require_same
@@ -38,10 +40,19 @@ from osvtriage.trial.overflow import frame_bytes
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.record import ImageRecord, RunRecord
-from osvtriage.trial.request import WHOLE, Engine, Observer, OwnProgram, Request, Steering
+from osvtriage.trial.recording import Recorded
+from osvtriage.trial.request import (
+    WHOLE,
+    Engine,
+    Observer,
+    OwnProgram,
+    Recording,
+    Request,
+    Steering,
+)
 from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.trial import DISTURBED, Seen, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,7 @@ class Options:
     stacks: bool = False
     jitter: float = 0.0
     ready: Image | None = None
+    record: bool = False
     stop_at: str | None = None
     gdbinit: bool = True
     pane: bool = True
@@ -73,6 +85,8 @@ class Options:
     when_asked: bool = False
     # The record of a run that is to be repeated with the very same files.
     same_as: RunRecord | None = None
+    # With it: the execution in that record, to be replayed.
+    replay: Recording | None = None
 
 
 def run(
@@ -100,15 +114,18 @@ def run(
         raise UsageError(
             f"recipe {recipe.name} has no variant {options.variant!r}", f"it has: {names}"
         )
-    name = f"{recipe.name}-{options.variant}"
-    out = result_directory(options.out, runs_directory(), name)
+    label = f"{recipe.name}-{options.variant}"
+    out = result_directory(options.out, runs_directory(), label)
     rundir.sweep()
     sweep_leftovers()
     atomic.sweep(out.parent)
     started, begun = datetime.now(UTC), time.monotonic()
     work = _Work(recipe, source, options, start or Boot())
     with atomic.new_directory(out) as directory:
+        name = directory / running.NAME
+        name.write_text(str(out), encoding="utf-8")
         judgement = work.outcome(directory, observer)
+        name.unlink()
         work.seen.timings["total"] = time.monotonic() - begun
         made = work.to_record(judgement, started)
         made.write(directory)
@@ -132,6 +149,7 @@ class _Work:
         self.trial: Trial | None = None
         self.seen = Seen()
         self.results: list[CheckResult] = []
+        self.recording: record.RecordingRecord | None = None
 
     def outcome(self, directory: Path, observer: Observer) -> Judgement:
         try:
@@ -143,6 +161,9 @@ class _Work:
                 raise
             return Judgement(Verdict.ERROR, str(error), Agreement.NOT_APPLICABLE, error.hint)
         assert self.seen.ending is not None
+        if self.seen.disturbed:
+            said = DISTURBED.sentence
+            return Judgement(Verdict.INCONCLUSIVE, said, Agreement.NOT_APPLICABLE)
         probes = list(self.seen.probes.values())
         return judge(self.results, probes, self._payload(), self.seen.ending)
 
@@ -179,6 +200,8 @@ class _Work:
             pane=self.options.pane,
             mi=self.options.mi,
             when_asked=self.options.when_asked,
+            record=self.options.record,
+            replay=self.options.replay,
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
@@ -193,6 +216,8 @@ class _Work:
         finally:
             self._write_evidence(directory, trial)
         self.results = trial.check()
+        if isinstance(trial, Recorded):
+            self.recording = recording_record.made(trial, observer)
 
     def _write_evidence(self, directory: Path, trial: Trial) -> None:
         """What was seen until now, also where the trial failed."""
@@ -280,12 +305,14 @@ class _Work:
             ],
             overflow=overflow_record.made(seen.overflow, frame_bytes(self.variant)),
             stacks=stacks_record.made(seen.stacks),
+            recording=self.recording,
             missing=self._missing(),
             payload=record.PayloadRecord.model_validate(seen.payload.to_json())
             if seen.payload.lines
             else None,
             agreement=judgement.agreement.value,
             ending=seen.ending.sentence if seen.ending else None,
+            disturbed=seen.disturbed,
             stops=seen.stops,
             timings=record.Timings(
                 **{name: round(value, 4) for name, value in seen.timings.items()}
@@ -384,6 +411,8 @@ def _command(source: str, recipe: Recipe, variant: Variant, options: Options) ->
         parts += ["--duration", f"{options.duration:g}"]
     if options.stacks:
         parts.append("--stacks")
+    if options.record:
+        parts.append("--record")
     if options.pinpoint:
         parts += ["--pinpoint", options.pinpoint]
     if (own := options.program) is not None:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from osvtriage.gdb.terminal import TerminalGdb, user_gdbinit
+from osvtriage.gdb.terminal import Answer, TerminalGdb, user_gdbinit
 from osvtriage.guest.console import Console
 from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes
@@ -27,12 +27,10 @@ from osvtriage.recipe.recipe import Recipe
 from osvtriage.symbols import linux, linux_stacks
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, draft, identity
-from osvtriage.trial.judge import Ending
 from osvtriage.trial.running import SOCKETS, Running, announce
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.trial import DISTURBED, Seen, Trial
 from osvtriage.trial.watch import Over, Watch
 
-_DISTURBED = Ending(False, "somebody worked in the guest through gdb")
 # More is read by QEMU, into a file: gdb reads 2 KiB at a time.
 _MUCH = 4096
 # gdb stops a guest in 20 ms by itself. What it is in the middle of, such as a probe's stop, takes
@@ -94,29 +92,14 @@ class Session(Trial):
             self._user_gdb = await stack.enter_async_context(
                 TerminalGdb(
                     self.prepared.gdb,
-                    {
-                        "compare": self._compare,
-                        "go": self._go,
-                        "prompt": self._prompt,
-                        "event": self._judge_event,
-                        "name": self._name,
-                        "is entry": self._is_entry,
-                        "status": self._status,
-                        "tasks": self._tasks,
-                        "memory": self._memory,
-                        "draft": self._draft,
-                        "hand over": self._hand_over,
-                        "failed": self._failed,
-                    },
+                    self._answers(),
                     self._on_ctrl_c,
                 )
             )
             try:
                 await self._start()
                 await self._watch.until(self._resolve_probes(), "the probes' addresses")
-                if self.prepared.waits:
-                    await self._watch.until(self._monitor.resume(), "QEMU's answer")
-                    await self._until_ready()
+                await self._come_to_gdb()
                 await self._hold()
             except Over:
                 self.seen.ending = self._watch.ending()
@@ -125,13 +108,38 @@ class Session(Trial):
                 self.seen.timings["stopped"] = self._monitor.stopped_seconds
         return self.seen
 
-    async def _start_processes(self, qemu: Child) -> None:
+    def _answers(self) -> dict[str, Answer]:
+        """By its name, what each question of gdb's Python is answered by."""
+        return {
+            "compare": self._compare,
+            "go": self._go,
+            "prompt": self._prompt,
+            "event": self._judge_event,
+            "name": self._name,
+            "is entry": self._is_entry,
+            "status": self._status,
+            "tasks": self._tasks,
+            "memory": self._memory,
+            "draft": self._draft,
+            "hand over": self._hand_over,
+            "failed": self._failed,
+        }
+
+    async def _come_to_gdb(self) -> None:
+        """Let the guest run to where gdb attaches."""
+        if self.prepared.waits:
+            await self._watch.until(self._monitor.resume(), "QEMU's answer")
+            await self._until_ready()
+
+    def _snapshot_disk(self) -> list[str]:
         # Snapshots need a disk that can hold them. No device has this one: the guest is a trial's.
         scratch = self._processes.directory / "scratch.img"
         with scratch.open("wb") as file:
             file.truncate(_SCRATCH_BYTES)
-        drive = f"file={scratch},if=none,id=snapshots,format=raw,snapshot=on"
-        qemu.argv = [*qemu.argv, "-drive", drive]
+        return ["-drive", f"file={scratch},if=none,id=snapshots,format=raw,snapshot=on"]
+
+    async def _start_processes(self, qemu: Child) -> None:
+        qemu.argv = [*qemu.argv, *self._snapshot_disk()]
         self._qemu = qemu
         await self._processes.start(qemu)
         self._watch = Watch(qemu, self._user_gdb, self._monitor, self._console, self.directory)
@@ -159,7 +167,7 @@ class Session(Trial):
         await self._until_left()
         if self._refused is not None:
             raise self._refused
-        self.seen.ending = _DISTURBED
+        self.seen.ending = DISTURBED
         with suppress(Over):
             # That the guest has ended by itself is no failure; that QEMU was killed is one.
             await self._watch.until(asyncio.sleep(0), "the end")

@@ -28,7 +28,7 @@ from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved
 from osvtriage.trial.scratch import with_snapshots
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.trial import STOP_AGAIN, Seen, Trial
 from osvtriage.trial.watch import Over, Watch
 
 _SNAPSHOT = "osvtriage"
@@ -40,9 +40,6 @@ TRIALS_A_BOOT = 50
 # waits for what an earlier trial has set: for ever, it may be. So the snapshot is taken where the
 # kernel is about to write it (arch/powerpc/kernel/time.c). That holds for one vCPU.
 _SETS_TIMER = {"ppc64le": "decrementer_set_next_event"}
-# A stop asked for takes 10 ms. It is lost where gdb was just about to let the guest go on after a
-# probe: then it is asked for again.
-_STOP_AGAIN = 1.0
 _CONSOLE_LIMIT = 20.0
 
 
@@ -263,7 +260,7 @@ class SnapshotTrial(Trial):
         await self._exited.wait()
         while True:
             await self._monitor.stop()
-            await asyncio.sleep(_STOP_AGAIN)
+            await asyncio.sleep(STOP_AGAIN)
 
     async def _blame_stop(self) -> None:
         if self._exited.is_set() and self._failure is None and self._refusal is None:
@@ -277,7 +274,7 @@ class SnapshotTrial(Trial):
         with the next.
         """
         assert self.seen.ending is not None
-        if not (self._exited.is_set() and self.seen.ending.orderly):
+        if self.seen.disturbed or not (self._exited.is_set() and self.seen.ending.orderly):
             await self._drain()
             return
         printed = (self.logs / "console.log").read_bytes()

@@ -10,6 +10,8 @@ from osvtriage.trial.backtraces import Backtraces
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.overflow import Overflow
 from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.recording import Recorded, require_recordable
+from osvtriage.trial.replay_session import ReplaySession
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.session import Session
 from osvtriage.trial.trial import Seen, Trial
@@ -44,6 +46,10 @@ class Boot:
         kind = Overflow if request.recipe.sweep else kind
         kind = Backtraces if request.recipe.context else kind
         kind = Session if request.stop_at else kind
+        if request.record:
+            require_recordable(request, prepared)
+            kind = Recorded
+        kind = ReplaySession if request.replay else kind
         return kind(request, prepared, directory, observer, seen)
 
     def run(self, trial: Trial) -> None:

@@ -26,7 +26,7 @@ from osvtriage.gdb.inside import (
     STACKS_PREFIX,
     STEP,
 )
-from osvtriage.gdb.session import MiSession
+from osvtriage.gdb.session import MiSession, quoted
 from osvtriage.guest.console import Console
 from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes, log_file
@@ -51,6 +51,8 @@ from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
+from osvtriage.trial.running import SOCKETS, Running, announce
+from osvtriage.trial.visit import Visit, Visits
 from osvtriage.trial.watch import Over, Watch
 
 # Linux reaches its first program in 7.5 s under TCG on an idle host (measured); with every
@@ -61,6 +63,10 @@ _STEPPING_LIMIT = 150.0
 _MUCH = 4096
 # What is still in the pipes when QEMU has ended is read in milliseconds.
 _DRAIN_LIMIT = 5.0
+# A stop asked for takes 10 ms. It is lost where gdb was just about to let the guest go on after a
+# probe: then it is asked for again.
+STOP_AGAIN = 1.0
+DISTURBED = Ending(False, "somebody worked in the guest through gdb")
 
 
 @dataclass(slots=True)
@@ -87,6 +93,8 @@ class Seen:
     unchanged: dict[str, int] = field(default_factory=dict)
     # How many of the events were seen before the user was given the guest; None where nobody was.
     undisturbed: int | None = None
+    # Whether somebody worked in the guest of this trial, which was not a session.
+    disturbed: bool = False
     qemu_version: str | None = None
     gdb_version: str | None = None
 
@@ -99,6 +107,8 @@ class Trial:
     """
 
     steers: ClassVar[bool] = False
+    # Why nobody can be let in while it runs, where that is so.
+    no_visits: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -129,6 +139,7 @@ class Trial:
         # Of trials whose guest prints on its second serial port as well.
         self._second_log: Path | None = None
         self._plugin: PluginEngine | None = None
+        self._visits: Visits | None = None
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -397,10 +408,14 @@ class Trial:
     async def _workload(self) -> None:
         begun = time.monotonic()
         self.observer.phase("workload", self.request.variant.title)
+        visits = self._visits = await self._open_visits()
         try:
             while True:
                 if self._stays is None:
                     await self._watch_until_stop(begun)
+                if visits.visit is not None:
+                    begun += await self._receive(visits.visit)
+                    continue
                 stays, self._stays = self._stays, None
                 if stays == STEP:
                     self.observer.phase("pinpoint", f"{self.request.pinpoint}, by stepping")
@@ -418,6 +433,69 @@ class Trial:
                     await self._blame_stop()
         finally:
             self.seen.timings["workload"] = time.monotonic() - begun
+            visits.close("the trial has ended")
+            (self.directory / SOCKETS).unlink(missing_ok=True)
+
+    async def _open_visits(self) -> Visits:
+        """Let others attach; what this leaves is gone when the workload has ended."""
+        running = Running(self.directory, self._processes.directory)
+        visits = Visits(running.attach, self.no_visits, self._monitor.stop)
+        await visits.open()
+        announce(running)
+        return visits
+
+    async def _stop_again(self) -> None:
+        """See to it that gdb has the guest stopped, whatever it was left doing."""
+        while any(
+            thread["state"] == "running" for thread in (await self._ask("-thread-info"))["threads"]
+        ):
+            await self._watch.until(self._monitor.stop(), "QEMU's answer")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_AGAIN):
+                    await self._watch.until(self._gdb.stops.get(), "the guest's stop")
+
+    async def _stop_for_visit(self, visits: Visits) -> None:
+        """Stop the guest once somebody wants in, as often as it takes."""
+        await visits.asked.wait()
+        while True:
+            # Where QEMU has gone, or goes, the trial hears of it elsewhere.
+            with suppress(GuestError):
+                await self._monitor.stop()
+            await asyncio.sleep(STOP_AGAIN)
+
+    async def _receive(self, visit: Visit) -> float:
+        """Give gdb a second terminal, and wait until the visitor has left it.
+
+        Returns:
+            How many seconds that took: the guest's time does not count meanwhile.
+        """
+        assert self._visits is not None
+        begun = time.monotonic()
+        self.seen.disturbed = True
+        self.seen.undisturbed = len(self.seen.events)
+        self.observer.phase("attached", "somebody works in the guest")
+        await self._run_in_gdb(f"file {quoted(str(self.prepared.symbols))}")
+        await self._run_in_gdb("python from osvtriage.gdb.inside import visit")
+        path = Running(self.directory, self._processes.directory).attach
+        try:
+            if not visit.over.done():
+                await self._run_in_gdb(f"python visit.welcome({str(path)!r}, {visit.terminal!r})")
+        except GdbError:
+            # A gdb that has gone is found out next; else it is the terminal that has.
+            visit.end(trial=False)
+        visit.tell(attached=True)
+        if await self._watch.until(visit.over, "the visitor's end"):
+            self._watch.end(DISTURBED)
+        await self._stop_again()
+        # His breakpoints go with him; the probes' are internal, and stay.
+        await self._run_in_gdb("delete")
+        self._visits.leave()
+        self._stays = None
+        await self._ask("-exec-continue")
+        self.observer.phase("workload", "the visitor has left")
+        seconds = time.monotonic() - begun
+        self._begun += seconds
+        return seconds
 
     async def _watch_until_stop(self, begun: float) -> None:
         """Wait until gdb stops the guest, at most as long as the workload may run."""
@@ -429,9 +507,16 @@ class Trial:
             limit, used = duration, elapsed
             sentence = f"the guest still ran after {duration:g} s, and was ended"
             at_limit = Ending(True, sentence, endless=True)
-        self._stop = await self._watch.until(
-            self._gdb.stops.get(), "the workload's end", limit, used, at_limit
-        )
+        assert self._visits is not None
+        stopping = asyncio.create_task(self._stop_for_visit(self._visits), name="visit")
+        self._watch.guard(stopping)
+        try:
+            self._stop = await self._watch.until(
+                self._gdb.stops.get(), "the workload's end", limit, used, at_limit
+            )
+        finally:
+            stopping.cancel()
+            await asyncio.wait([stopping])
 
     async def _blame_stop(self) -> None:
         """A stop that no probe asked for: something failed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import gdb
 
 from osvtriage.arch import Arch
@@ -29,6 +31,19 @@ def write(address: int, content: bytes) -> None:
     gdb.selected_inferior().write_memory(address, content)
 
 
+def instructions() -> int | None:
+    """How many instructions the guest has executed, where QEMU records or replays its execution."""
+    # "Replaying execution 'FILE': instruction count = N" (QEMU, replay/replay-debugging.c).
+    said = gdb.execute("monitor info replay", to_string=True)
+    found = re.search(r"instruction count = (\d+)", said.rpartition("':")[2])
+    return int(found[1]) if found else None
+
+
+def all_registers() -> str:
+    """What QEMU itself prints of every vCPU's registers."""
+    return str(gdb.execute("monitor info registers -a", to_string=True))
+
+
 class Guest:
     """The guest at one stop. What is asked of QEMU's monitor is asked once."""
 
@@ -43,8 +58,7 @@ class Guest:
         """What QEMU's monitor says of every vCPU's registers."""
         if self._cpus is None:
             assert self.arch.monitor_registers is not None
-            text = gdb.execute("monitor info registers -a", to_string=True)
-            self._cpus = self.arch.monitor_registers(text)
+            self._cpus = self.arch.monitor_registers(all_registers())
         return self._cpus
 
     def register(self, name: str) -> str | None:

@@ -173,6 +173,10 @@ def prepare(path: str, mi: bool = False) -> None:
 
     # Not above: the commands import this module.
     define()
+    if plan.replay is not None:
+        from osvtriage.gdb.inside import replay
+
+        replay.prepare()
     _begin = functools.partial(_attach, plan, link, mi)
 
 
@@ -205,17 +209,20 @@ def begin_when_asked() -> None:
 
 def _attach(plan: SessionPlan, link: Link, mi: bool, to_stop: bool) -> None:
     global _session
+    made: Session
     try:
         with silence():
             gdb.execute(f"target remote {plan.stub}", to_string=True)
-        if plan.arm_address is not None:
+        if plan.replay is not None:
+            pass
+        elif plan.arm_address is not None:
             _run_to(plan.arm_address)
         elif plan.sleep_address is not None and read(plan.samples[0].address, 1) is None:
             # In user mode still, from where the stub cannot read the kernel.
             _run_to(plan.sleep_address)
         there = [read(sample.address, sample.size) for sample in plan.samples]
         link.ask("compare", memory=[None if raw is None else raw.hex() for raw in there])
-        made = Session(plan, link, mi)
+        made = _made(plan, link, mi)
         made.arm()
         for address in plan.gives_up:
             _GivesUp(address, made.silent)
@@ -236,7 +243,12 @@ def _attach(plan: SessionPlan, link: Link, mi: bool, to_stop: bool) -> None:
     gdb.events.cont.connect(_forget_stop)
     gdb.write(f"osvtriage: {plan.title}\n")
     link.ask("go")
-    if plan.stop_at.kind == "boot" or not to_stop:
+    if plan.replay is not None:
+        gdb.write(
+            f"Replayed to instruction {plan.replay[0].instructions}; `continue` replays on.\n"
+        )
+        _tell_stop(None)
+    elif plan.stop_at.kind == "boot" or not to_stop:
         gdb.write("The guest has booted and is armed; `continue` lets its workload begin.\n")
     else:
         gdb.write(f"Running until {plan.stop_at.name}; Ctrl-C stops the guest.\n")
@@ -246,6 +258,15 @@ def _attach(plan: SessionPlan, link: Link, mi: bool, to_stop: bool) -> None:
         except gdb.error as error:
             gdb.write(f"{error}\n", gdb.STDERR)
     link.ask("hand over")
+
+
+def _made(plan: SessionPlan, link: Link, mi: bool) -> Session:
+    if plan.replay is None:
+        return Session(plan, link, mi)
+    from osvtriage.gdb.inside.replay import ReplaySession
+
+    # Not above: it imports this module.
+    return ReplaySession(plan, link, mi)
 
 
 def _run_to(address: int) -> None:

@@ -25,7 +25,7 @@ from osvtriage.gdb.inside import (
     STEP,
 )
 from osvtriage.gdb.inside import process as user
-from osvtriage.gdb.inside.guest import Guest, read
+from osvtriage.gdb.inside.guest import Guest, all_registers, instructions, read
 from osvtriage.gdb.inside.pinpoint import Pinpoint
 from osvtriage.gdb.inside.stacks import PaintedStack
 from osvtriage.model.event import Event, Side, StackUse, ThreadKey
@@ -172,6 +172,8 @@ class Probe:
             "disarmed": self.was_disarmed,
             "stays": STEP if step else FATAL if self.plan.fatal else None,
         }
+        if self.session.plan.counted:
+            record["all_registers"] = all_registers()
         wanted = self.session.hand_out(event, record)
         if side == "exit" or not self._has_exits:
             self.session.arm_followers(self.plan.name, event.thread)
@@ -235,6 +237,7 @@ class Probe:
             stack=stack,
             threads=tuple(guest.threads()) if threads else (),
             lists=self.session.lists() if self.plan.lists else None,
+            instructions=instructions() if self.session.plan.counted else None,
         )
 
 

@@ -35,6 +35,8 @@ class Snapshot(Command):
 
     def run(self, words: Sequence[str]) -> None:
         guest()
+        if session().session_plan.replay is not None:
+            raise gdb.GdbError("QEMU takes no snapshots of a replay; --replay starts it again")
         match words:
             case ["list"]:
                 gdb.write("".join(f"{name}\n" for name in _kept) or "There is none.\n")

@@ -1,0 +1,130 @@
+"""Trials whose execution is recorded.
+
+QEMU counts the guest's instructions and logs, by that count, all that reaches it from outside:
+clocks, interrupts, what is typed, what a disk answers. By the log the same instructions are
+executed again. Where gdb stops the guest is no part of it (measured: 43 events in a recording, and
+replays without gdb that agree in every register at each). But nothing may be written into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from osvtriage.guest.qemu import Execution
+from osvtriage.model.errors import UsageError
+from osvtriage.model.plan import GdbPlan
+from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.trial import Seen, Trial
+
+# In the run record: QEMU's log, and every event's registers.
+LOG, REGISTERS = "execution.rr", "registers.jsonl"
+# QEMU completes its log when it ends, which takes 0.1 s.
+_END_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """The machine at an event, or (0) where the probes were armed: how many instructions were
+    executed, and every vCPU's registers as QEMU prints them, a line each."""
+
+    event: int
+    instructions: int
+    registers: tuple[str, ...]
+
+
+def lines(text: str) -> tuple[str, ...]:
+    """What QEMU's monitor said, line by line, whichever way it came."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def write_stands(path: Path, stands: Iterable[Stand]) -> None:
+    """Write *stands* into the file *path*, one JSON object a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for stand in stands:
+            file.write(json.dumps(asdict(stand)) + "\n")
+
+
+def require_recordable(request: Request, prepared: Prepared) -> None:
+    """See that the execution of this guest can be recorded.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    recipe, variant = request.recipe, request.variant
+    painted = [probe.name for probe in recipe.probe if probe.stack]
+    why = None
+    if prepared.accelerator.name != "tcg":
+        why = "QEMU counts instructions under TCG alone"
+    elif variant.interleave or recipe.sweep or recipe.context:
+        why = f"the variant {variant.name!r} steers its guest, which no replay repeats"
+    elif painted:
+        why = f"the probe {painted[0]!r} fills the guest's stacks, which a replay must not"
+    elif request.stacks:
+        why = "--stacks looks at the guest after its last instruction"
+    elif request.pinpoint is not None:
+        why = "--pinpoint steps, which the recording would take for the guest's own pace"
+    if why is not None:
+        raise UsageError(f"this run cannot be recorded: {why}", "it can be run without --record")
+
+
+class Recorded(Trial):
+    """A trial whose execution is recorded.
+
+    Attributes:
+        armed_at: how many instructions the guest had executed where the probes were armed.
+        stands: the machine there, and at every event in their order.
+        log: QEMU's log, whole once the trial has been run.
+    """
+
+    no_visits = "its execution is being recorded, and what a visitor writes would not be in it"
+
+    def __init__(
+        self,
+        request: Request,
+        prepared: Prepared,
+        directory: Path,
+        observer: Observer,
+        seen: Seen,
+    ) -> None:
+        self.log = directory / LOG
+        prepared = logged(prepared, Execution("record", self.log))
+        super().__init__(request, prepared, directory, observer, seen)
+        self.armed_at = 0
+        self.stands: list[Stand] = []
+
+    @property
+    def switched_off(self) -> bool:
+        """Whether the guest ended by itself: the log then has its end."""
+        shutdown = self._monitor.shutdown
+        return shutdown.done() and shutdown.result().guest
+
+    def _share_probes(self, plan: GdbPlan) -> GdbPlan:
+        return super()._share_probes(replace(plan, counted=True))
+
+    async def _compare_code(self) -> None:
+        self.armed_at = await self._watch.until(self._monitor.instructions(), "QEMU's answer")
+        registers = await self._watch.until(self._monitor.registers(), "QEMU's answer")
+        self.stands.append(Stand(0, self.armed_at, lines(registers)))
+        await super()._compare_code()
+
+    def _on_event(self, record: dict[str, Any]) -> None:
+        registers = lines(record.pop("all_registers"))
+        super()._on_event(record)
+        event = self.seen.events[-1]
+        assert event.instructions is not None
+        self.stands.append(Stand(event.number, event.instructions, registers))
+
+    async def _drain(self) -> None:
+        await super()._drain()
+        await asyncio.wait([self._qemu.ended], timeout=_END_LIMIT)
+
+
+def logged(prepared: Prepared, execution: Execution) -> Prepared:
+    """*prepared* with the log of its execution."""
+    return replace(prepared, boot=replace(prepared.boot, execution=execution))
