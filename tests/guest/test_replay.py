@@ -100,6 +100,7 @@ def test_a_replay_stops_at_a_probe_and_goes_never_back(
         assert "forward only" in session.run(words)
     assert "does not support" in session.run("set exec-direction reverse")
     assert "no snapshots of a replay" in session.run("ot snapshot save here")
+    assert "--pinpoint" in session.run("ot find-clobber vs0")
     assert _count(session) == begun
     entries = [
         one["instructions"]

@@ -33,6 +33,11 @@ class FindClobber(Command):
             raise self.usage()
         register, most = words[0], int(words[1]) if words[1:] else _MOST_STEPS
         here = guest()
+        if session().session_plan.replay is not None:
+            raise gdb.GdbError(
+                "QEMU's replay can come to a standstill where it is stepped; "
+                "`osvtriage run --pinpoint REGISTER` looks in a run"
+            )
         if register not in here.arch.words:
             raise gdb.GdbError(f"{here.arch.name} has no register {register}")
         thread, before = here.identity(here.current())[0], here.register(register)
