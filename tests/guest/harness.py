@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from osvtriage.guest import supervisor
 
 OSVTRIAGE = [str(Path(sys.executable).with_name("osvtriage"))]
 IMAGE = "debian-bookworm-ppc64le"
@@ -162,9 +165,11 @@ class Places:
         has."""
         found = self.processes()
         for pid, name in found.items():
-            # An orphan's is none of these.
-            if name.startswith("qemu") and (worker := _parent(_parent(pid))) in found:
-                return worker
+            # One that is asked for its version has none, and an orphan's is no child of these.
+            if name.startswith("qemu") and _is_supervisor(above := _parent(pid)):
+                worker = _parent(above)
+                if worker in found:
+                    return worker
         return 0
 
     def sockets(self) -> list[Path]:
@@ -206,6 +211,12 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def _is_supervisor(pid: int) -> bool:
+    with suppress(OSError):
+        return supervisor.__file__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 @dataclass
