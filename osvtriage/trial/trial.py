@@ -283,7 +283,8 @@ class Trial:
         left, notes = self._plugin.take(plan, compared_by(self.request.recipe, self.prepared.arch))
         if left == plan or (notes and self.request.engine == "auto"):
             self._plugin.drop()
-            self.seen.engine_notes.append(f"gdb watches the probes: {notes[0]}")
+            # None, where there is no probe at all.
+            self.seen.engine_notes += [f"gdb watches the probes: {one}" for one in notes[:1]]
             return plan
         self.seen.engine = "plugin"
         self.seen.engine_notes += notes
