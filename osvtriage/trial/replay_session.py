@@ -21,14 +21,13 @@ from osvtriage.symbols.layout import Sample
 from osvtriage.trial import checking
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.record import RunRecord
-from osvtriage.trial.recording import REGISTERS, Stand, lines, logged
+from osvtriage.trial.recording import AGAIN, REGISTERS, Stand, lines, logged, unless_still
 from osvtriage.trial.request import Observer, Recording, Request
 from osvtriage.trial.session import Session
 from osvtriage.trial.trial import BOOT_LIMIT, Seen
 
 # A replay takes up to three times as long as its recording; a busy host ten times that.
 _LIMIT = BOOT_LIMIT * 3
-_AGAIN = "`osvtriage run RECIPE --record` makes another recording"
 
 
 def recording_of(record: RunRecord, directory: Path) -> Recording:
@@ -39,12 +38,12 @@ def recording_of(record: RunRecord, directory: Path) -> Recording:
     """
     there = record.recording
     if there is None:
-        raise UsageError(f"{directory} has no recorded execution", _AGAIN)
+        raise UsageError(f"{directory} has no recorded execution", AGAIN)
     if not there.replayable:
-        raise UsageError(f"the execution in {directory} cannot be replayed: {there.reason}", _AGAIN)
+        raise UsageError(f"the execution in {directory} cannot be replayed: {there.reason}", AGAIN)
     log = directory / there.log
     if not log.is_file() or file_sha256(log) != there.log_sha256:
-        raise UsageError(f"{log} is not the log that was recorded", _AGAIN)
+        raise UsageError(f"{log} is not the log that was recorded", AGAIN)
     return Recording(directory, log, record.host.qemu)
 
 
@@ -93,13 +92,14 @@ class ReplaySession(Session):
         self.observer.phase("replay", f"to instruction {stop.instructions}")
         await self._watch.until(self._monitor.break_at(stop.instructions), "QEMU's answer")
         await self._watch.until(self._monitor.resume(), "QEMU's answer")
-        await self._watch.until(self._monitor.standing.wait(), "the recorded stop", _LIMIT)
+        there_yet = unless_still(self._monitor, self._monitor.standing.wait())
+        await self._watch.until(there_yet, "the recorded stop", _LIMIT)
         there = await self._watch.until(self._monitor.instructions(), "QEMU's answer")
         registers = lines(await self._watch.until(self._monitor.registers(), "QEMU's answer"))
         stand = self._stands[stop.event.number if stop.event else 0]
-        if (there, registers) != (stop.instructions, stand.registers):
+        if there != stop.instructions or (stand.event and registers != stand.registers):
             raise GuestError(
-                f"the replay does not stand at instruction {stop.instructions} as it did", _AGAIN
+                f"the replay does not stand at instruction {stop.instructions} as it did", AGAIN
             )
         for name, hits in stop.hits.items():
             self.seen.probes[name].hits = hits
@@ -166,4 +166,4 @@ def _read(path: Path, kind: type[Any]) -> list[Any]:
         text = path.read_text(encoding="utf-8")
         return [decode(kind, json.loads(line)) for line in text.splitlines()]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged: {error}", _AGAIN) from error
+        raise UsageError(f"{path} is damaged: {error}", AGAIN) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,15 +20,15 @@ from osvtriage.arch import PPC64LE
 from osvtriage.guest.qemu import Execution, machine_arguments
 from osvtriage.images.record import Disk
 from osvtriage.model.decode import decode
-from osvtriage.model.errors import UsageError
+from osvtriage.model.errors import GuestError, UsageError
 from osvtriage.model.event import Event
 from osvtriage.model.session import ReplayStop, StopAt
-from osvtriage.trial import library
+from osvtriage.trial import library, recording
 from osvtriage.trial.record import RecordingRecord
 from osvtriage.trial.recording import Stand, lines, require_recordable, write_stands
 from osvtriage.trial.replay_session import recording_of, stops
 
-START = Stand(0, 1000, ("NIP 0",))
+START = Stand(0, 1000, ())
 RECIPE = library.load("ppc64le-save-fpu")
 
 
@@ -35,7 +36,7 @@ def test_a_recorded_guest_counts_instructions_and_logs_its_disks() -> None:
     execution = Execution("record", Path("/r/a,b.rr"))
     arguments = machine_arguments(QEMU, replace(LINUX, execution=execution))
     at = arguments.index("-icount")
-    assert arguments[at + 1] == "shift=auto,rr=record,rrfile=/r/a,,b.rr"
+    assert arguments[at + 1] == "shift=1,rr=record,rrfile=/r/a,,b.rr"
     disk = Disk(Path("/o/disk0"), "qcow2", "")
     assert drives(replace(OSV, disks=(disk,), execution=replace(execution, mode="replay")))[4:] == [
         *("-drive", "file=/o/disk0,if=none,id=disk0,format=qcow2,snapshot=on"),
@@ -125,7 +126,7 @@ def test_a_run_that_did_not_come_there_is_refused() -> None:
 
 
 def recorded(log: Path, *, replayable: bool = True) -> Any:
-    recording = RecordingRecord(
+    its = RecordingRecord(
         log=log.name,
         log_sha256=hashlib.sha256(b"log").hexdigest(),
         armed_at=1000,
@@ -133,7 +134,7 @@ def recorded(log: Path, *, replayable: bool = True) -> Any:
         replayable=replayable,
         reason="a replay stood differently",
     )
-    return record().model_copy(update={"recording": recording})
+    return record().model_copy(update={"recording": its})
 
 
 def test_only_a_whole_log_that_was_seen_to_replay_is_taken(tmp_path: Path) -> None:
@@ -147,3 +148,34 @@ def test_only_a_whole_log_that_was_seen_to_replay_is_taken(tmp_path: Path) -> No
     log.write_bytes(b"other")
     with pytest.raises(UsageError, match="not the log"):
         recording_of(recorded(log), tmp_path)
+
+
+class Counter:
+    """A monitor of a guest that executes up to so many instructions, one between two looks."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.done = limit, 0
+        self.there = asyncio.Event()
+
+    async def instructions(self) -> int:
+        self.done = min(self.done + 1, self.limit)
+        if self.done == 5:
+            self.there.set()
+        return self.done
+
+
+@pytest.mark.parametrize("limit", [3, 5])
+def test_a_replay_is_waited_for_as_long_as_its_guest_executes(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(recording, "_STILL", 0.001)
+
+    async def wait() -> None:
+        monitor: Any = Counter(limit)
+        await recording.unless_still(monitor, monitor.there.wait())
+
+    if limit == 5:
+        asyncio.run(wait())
+    else:
+        with pytest.raises(GuestError, match="standstill after 3 instructions"):
+            asyncio.run(wait())
