@@ -18,10 +18,11 @@ from osvtriage.model.finding import CheckResult
 from osvtriage.recipe.recipe import Context
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import identity
+from osvtriage.trial.connected import BOOT_LIMIT
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.scratch import with_snapshots
-from osvtriage.trial.trial import BOOT_LIMIT, Trial
+from osvtriage.trial.trial import Trial
 
 # A visit takes a second: the workload comes by at once, and a snapshot of the guest is written and
 # read. A busy host takes ten times that, and a place that only others come to is left after a
@@ -86,12 +87,12 @@ class Backtraces(Trial):
 
     async def _boot_until_ready(self) -> None:
         """As any trial, but the kernel is looked for before anything is read at its addresses."""
-        await self._watch.until(self._monitor.resume(), "QEMU's answer")
+        await self.watch.until(self.monitor.resume(), "QEMU's answer")
         await self._prepare_gdb()
         limit = self._limit(BOOT_LIMIT, self._begun)
-        await self._watch.until(self._ready.wait(), "user space", *limit)
+        await self.watch.until(self._ready.wait(), "user space", *limit)
         await self._attach_gdb()
-        await self._run_in_gdb("python from osvtriage.gdb.inside import contexts")
+        await self.run_in_gdb("python from osvtriage.gdb.inside import contexts")
         plan = str(self.directory / "probes.json")
         line = f"python contexts.prepare({plan!r}, {str(self._second_log)!r})"
         found = await self._answer(line, _PREPARING_LIMIT)
@@ -112,13 +113,13 @@ class Backtraces(Trial):
         for number, context in enumerate(contexts, 1):
             self.observer.phase("context", f"{number} of {len(contexts)}, {context.name}")
             await self._visit(context)
-        self._watch.end(Ending(True, "every context was visited", endless=True))
+        self.watch.end(Ending(True, "every context was visited", endless=True))
 
     async def _visit(self, context: Context) -> None:
         program = None
         if "program" in context.oracle:
             # Its addresses are on the console before the first of its system calls.
-            program = await self._watch.until(
+            program = await self.watch.until(
                 self._program, "the payload's addresses", _CONSOLE_LIMIT
             )
         variable = None if program is None else program.variable

@@ -28,7 +28,8 @@ from osvtriage.symbols.elf import Symbol
 from osvtriage.trial import interruptible, library
 from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.request import Observer, Request
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.trial import Trial
 
 SCHEMA = "osvtriage.audit/1"
 # The workload: every road on which a task's registers are saved, with known values in all of them.

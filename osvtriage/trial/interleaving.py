@@ -77,7 +77,7 @@ class Interleaving(Trial):
         for sample in self.resolved.samples:
             identity.compare(sample, self._elf, await self._read_sample(sample))
         self._console.send("go")
-        await self._run_in_gdb("python from osvtriage.gdb.inside import interleave")
+        await self.run_in_gdb("python from osvtriage.gdb.inside import interleave")
         plan = str(self.directory / "probes.json")
         answer = await self._answer(f"python interleave.prepare({plan!r})", _PREPARING_LIMIT)
         self._boundaries = [(int(pc), int(nth)) for pc, nth in answer["boundaries"]]
@@ -103,7 +103,7 @@ class Interleaving(Trial):
                         journal.add(boundary)
                     self.seen.boundaries.append(boundary)
                 journal.remove()
-        self._watch.end(Ending(True, "every boundary was forked at", endless=True))
+        self.watch.end(Ending(True, "every boundary was forked at", endless=True))
 
     def _journal_path(self) -> Path:
         """A name for everything that the outcome of a boundary hangs on."""

@@ -101,17 +101,17 @@ class Overflow(Trial):
         for sample in (*self.resolved.samples, *code):
             identity.compare(sample, self._elf, await self._read_sample(sample))
         if self.request.stacks:
-            await high_water.load(self._elf, self.resolved, self.directory, self._run_in_gdb)
+            await high_water.load(self._elf, self.resolved, self.directory, self.run_in_gdb)
             answer = await self._answer("python high_water.tasks()", _PREPARING_LIMIT)
             self.seen.stacks = decode(StacksSeen, answer)
         self._console.send("go")
-        await self._run_in_gdb("python from osvtriage.gdb.inside import overflow")
+        await self.run_in_gdb("python from osvtriage.gdb.inside import overflow")
         plans = (str(self.directory / name) for name in ("probes.json", "sweep.json"))
         line = f"python overflow.prepare({', '.join(map(repr, plans))})"
         self._found = await self._fit(line, _PREPARING_LIMIT)
         # QEMU gets a short path of osvtriage's own: it takes no other characters in it.
         self._log = self._processes.directory / "interrupts"
-        await self._run_in_gdb(f"python overflow.log_interrupts({str(self._log)!r})")
+        await self.run_in_gdb(f"python overflow.log_interrupts({str(self._log)!r})")
         self.seen.timings["arm"] = time.monotonic() - begun
 
     async def _fit(self, line: str, limit: float) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Overflow(Trial):
                 "gdb.log in the run record has the whole conversation",
             )
         if "astray" in answer:
-            self._watch.end(Ending(False, f"the guest went elsewhere: {answer['astray']}"))
+            self.watch.end(Ending(False, f"the guest went elsewhere: {answer['astray']}"))
         return answer
 
     async def _workload(self) -> None:
@@ -153,7 +153,7 @@ class Overflow(Trial):
             self.seen.timings["workload"] = time.monotonic() - begun
             if self._log.exists():
                 shutil.copyfile(self._log, self.directory / "interrupts.log")
-        self._watch.end(Ending(True, "every access was tried", endless=True))
+        self.watch.end(Ending(True, "every access was tried", endless=True))
 
     def _with_names(self, seen: OverflowSeen) -> OverflowSeen:
         addresses = {gate.handler for gate in seen.gates} | {site.address for site in seen.sites}

@@ -22,7 +22,8 @@ from osvtriage.model.errors import GuestError, UsageError
 from osvtriage.model.plan import GdbPlan
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.request import Observer, Request
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.trial import Trial
 
 # In the run record: QEMU's log, and every event's registers.
 LOG, REGISTERS = "execution.rr", "registers.jsonl"
@@ -111,14 +112,14 @@ class Recorded(Trial):
     @property
     def switched_off(self) -> bool:
         """Whether the guest ended by itself: the log then has its end."""
-        shutdown = self._monitor.shutdown
+        shutdown = self.monitor.shutdown
         return shutdown.done() and shutdown.result().guest
 
     def _share_probes(self, plan: GdbPlan) -> GdbPlan:
         return super()._share_probes(replace(plan, counted=True))
 
     async def _compare_code(self) -> None:
-        self.armed_at = await self._watch.until(self._monitor.instructions(), "QEMU's answer")
+        self.armed_at = await self.watch.until(self.monitor.instructions(), "QEMU's answer")
         self.stands.append(Stand(0, self.armed_at, ()))
         await super()._compare_code()
 

@@ -19,12 +19,13 @@ from osvtriage.model.session import ReplayStop, SessionPlan, StopAt
 from osvtriage.recipe.recipe import Recipe
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import checking
+from osvtriage.trial.connected import BOOT_LIMIT
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.record import RunRecord
 from osvtriage.trial.recording import AGAIN, REGISTERS, Stand, lines, logged, unless_still
 from osvtriage.trial.request import Observer, Recording, Request
+from osvtriage.trial.seen import Seen
 from osvtriage.trial.session import Session
-from osvtriage.trial.trial import BOOT_LIMIT, Seen
 
 # A replay takes up to three times as long as its recording; a busy host ten times that.
 _LIMIT = BOOT_LIMIT * 3
@@ -90,12 +91,12 @@ class ReplaySession(Session):
             )
         stop = self._stops[0]
         self.observer.phase("replay", f"to instruction {stop.instructions}")
-        await self._watch.until(self._monitor.break_at(stop.instructions), "QEMU's answer")
-        await self._watch.until(self._monitor.resume(), "QEMU's answer")
-        there_yet = unless_still(self._monitor, self._monitor.standing.wait())
-        await self._watch.until(there_yet, "the recorded stop", _LIMIT)
-        there = await self._watch.until(self._monitor.instructions(), "QEMU's answer")
-        registers = lines(await self._watch.until(self._monitor.registers(), "QEMU's answer"))
+        await self.watch.until(self.monitor.break_at(stop.instructions), "QEMU's answer")
+        await self.watch.until(self.monitor.resume(), "QEMU's answer")
+        there_yet = unless_still(self.monitor, self.monitor.standing.wait())
+        await self.watch.until(there_yet, "the recorded stop", _LIMIT)
+        there = await self.watch.until(self.monitor.instructions(), "QEMU's answer")
+        registers = lines(await self.watch.until(self.monitor.registers(), "QEMU's answer"))
         stand = self._stands[stop.event.number if stop.event else 0]
         if there != stop.instructions or (stand.event and registers != stand.registers):
             raise GuestError(
@@ -117,7 +118,7 @@ class ReplaySession(Session):
         done = question["instructions"]
         ahead = [stop.instructions for stop in self._stops if stop.instructions > done]
         if ahead:
-            await self._monitor.break_at(ahead[0])
+            await self.monitor.break_at(ahead[0])
 
     def _answers(self) -> dict[str, Any]:
         return {**super()._answers(), "ahead": self._ahead}

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osvtriage.guest.console import Console
-from osvtriage.guest.monitor import Monitor
-from osvtriage.guest.processes import Child, Processes
+from osvtriage.guest.processes import Child
 from osvtriage.guest.qemu import Execution
 from osvtriage.model.errors import GuestError
 from osvtriage.trial import interruptible
+from osvtriage.trial.connected import BOOT_LIMIT
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.recording import Recorded, Stand, lines, logged, unless_still
 from osvtriage.trial.request import Observer, Request
-from osvtriage.trial.trial import BOOT_LIMIT, Seen, Trial
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.trial import Trial
 from osvtriage.trial.watch import Over, Watch
 
 # In the run record: what the replay left that was made to see whether there can be one.
@@ -102,19 +102,13 @@ class Replay(Trial):
             OsvtriageError: QEMU failed.
         """
         async with AsyncExitStack() as stack:
-            self._stack = stack
-            self._processes = Processes()
-            stack.push_async_callback(self._processes.close)
-            self._monitor = Monitor()
-            stack.push_async_callback(self._monitor.close)
-            self._console = Console()
-            stack.callback(self._console.close)
+            self._open_machine(stack)
             await self._start()
             try:
                 for stand in self._stands:
                     await self._compare(stand)
             except Over:
-                raise Differs(self._watch.ending().sentence) from None
+                raise Differs(self.watch.ending().sentence) from None
             if self._to_its_end:
                 await self._end()
         return self.seen
@@ -123,14 +117,14 @@ class Replay(Trial):
         with suppress(Over):
             await self._resume()
             await self._wait(asyncio.Event().wait(), "the guest's end")
-        if not self._monitor.shutdown.done():
-            raise Differs(self._watch.ending().sentence)
+        if not self.monitor.shutdown.done():
+            raise Differs(self.watch.ending().sentence)
         # QEMU writes the console's log to its end before it ends.
         await asyncio.wait([self._qemu.ended], timeout=_END_LIMIT)
 
     async def _start_processes(self, qemu: Child) -> None:
         await self._processes.start(qemu)
-        self._watch = Watch(qemu, NoGdb(), self._monitor, self._console, self.logs)
+        self.watch = Watch(qemu, NoGdb(), self.monitor, self._console, self.logs)
 
     async def _compare(self, stand: Stand) -> None:
         """Run to where *stand* was, and see that the machine stands the same there."""
@@ -138,28 +132,28 @@ class Replay(Trial):
         where = f"{name} (instruction {stand.instructions})"
         # Two vCPUs can have an event each at the same count.
         if await self._count() != stand.instructions:
-            await self._watch.until(self._monitor.break_at(stand.instructions), "QEMU's answer")
+            await self.watch.until(self.monitor.break_at(stand.instructions), "QEMU's answer")
             await self._resume()
-            await self._wait(self._monitor.standing.wait(), where)
+            await self._wait(self.monitor.standing.wait(), where)
         there = await self._count()
         if there != stand.instructions:
             raise Differs(f"it stopped at instruction {there} in place of {where}")
-        registers = lines(await self._watch.until(self._monitor.registers(), "QEMU's answer"))
+        registers = lines(await self.watch.until(self.monitor.registers(), "QEMU's answer"))
         if stand.event and registers != stand.registers:
             pairs = zip(stand.registers, registers, strict=False)
             then, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", "nothing"))
             raise Differs(f"at {where} QEMU printed {now!r} in place of {then!r}")
 
     async def _count(self) -> int:
-        return await self._watch.until(self._monitor.instructions(), "QEMU's answer")
+        return await self.watch.until(self.monitor.instructions(), "QEMU's answer")
 
     async def _resume(self) -> None:
-        await self._watch.until(self._monitor.resume(), "QEMU's answer")
+        await self.watch.until(self.monitor.resume(), "QEMU's answer")
 
     async def _wait(self, awaitable: Awaitable[Any], what: str) -> None:
         used = time.monotonic() - self._begun
-        moving = unless_still(self._monitor, awaitable)
-        await self._watch.until(moving, what, self._seconds, used)
+        moving = unless_still(self.monitor, awaitable)
+        await self.watch.until(moving, what, self._seconds, used)
 
 
 def check(recorded: Recorded, observer: Observer) -> Replayability:

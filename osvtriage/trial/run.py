@@ -39,6 +39,7 @@ from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.overflow import frame_bytes
 from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.prepare import Prepared, prepare
+from osvtriage.trial.reception import DISTURBED
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.recording import Recorded
 from osvtriage.trial.request import (
@@ -50,9 +51,10 @@ from osvtriage.trial.request import (
     Request,
     Steering,
 )
+from osvtriage.trial.seen import Seen
 from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
-from osvtriage.trial.trial import DISTURBED, Seen, Trial
+from osvtriage.trial.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from osvtriage.gdb.terminal import Answer, TerminalGdb, user_gdbinit
-from osvtriage.guest.console import Console
-from osvtriage.guest.monitor import Monitor
-from osvtriage.guest.processes import Child, Processes
+from osvtriage.guest.processes import Child
 from osvtriage.guest.qemu import Sockets
 from osvtriage.images.places import state_directory
 from osvtriage.model.errors import GdbError, GuestError, Interrupted, OsvtriageError, UsageError
@@ -27,8 +25,10 @@ from osvtriage.recipe.recipe import Recipe
 from osvtriage.symbols import linux, linux_stacks
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, draft, identity
-from osvtriage.trial.running import SOCKETS, Running, announce
-from osvtriage.trial.trial import DISTURBED, Seen, Trial
+from osvtriage.trial.reception import DISTURBED
+from osvtriage.trial.running import SOCKETS, announce
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.trial import Trial
 from osvtriage.trial.watch import Over, Watch
 
 # More is read by QEMU, into a file: gdb reads 2 KiB at a time.
@@ -82,13 +82,7 @@ class Session(Trial):
         self._stopping: asyncio.Task[None] | None = None
         self._checks = checking.build(self.request.recipe)
         async with AsyncExitStack() as stack:
-            self._stack = stack
-            self._processes = Processes()
-            stack.push_async_callback(self._processes.close)
-            self._monitor = Monitor()
-            stack.push_async_callback(self._monitor.close)
-            self._console = Console()
-            stack.callback(self._console.close)
+            self._open_machine(stack)
             self._user_gdb = await stack.enter_async_context(
                 TerminalGdb(
                     self.prepared.gdb,
@@ -98,14 +92,14 @@ class Session(Trial):
             )
             try:
                 await self._start()
-                await self._watch.until(self._resolve_probes(), "the probes' addresses")
+                await self.watch.until(self._resolve_probes(), "the probes' addresses")
                 await self._come_to_gdb()
                 await self._hold()
             except Over:
-                self.seen.ending = self._watch.ending()
+                self.seen.ending = self.watch.ending()
             finally:
-                self.seen.stops = self._monitor.stops
-                self.seen.timings["stopped"] = self._monitor.stopped_seconds
+                self.seen.stops = self.monitor.stops
+                self.seen.timings["stopped"] = self.monitor.stopped_seconds
         return self.seen
 
     def _answers(self) -> dict[str, Answer]:
@@ -128,8 +122,11 @@ class Session(Trial):
     async def _come_to_gdb(self) -> None:
         """Let the guest run to where gdb attaches."""
         if self.prepared.waits:
-            await self._watch.until(self._monitor.resume(), "QEMU's answer")
+            await self.watch.until(self.monitor.resume(), "QEMU's answer")
             await self._until_ready()
+
+    def _more_arguments(self) -> list[str]:
+        return [*super()._more_arguments(), *self._snapshot_disk()]
 
     def _snapshot_disk(self) -> list[str]:
         # Snapshots need a disk that can hold them. No device has this one: the guest is a trial's.
@@ -139,10 +136,9 @@ class Session(Trial):
         return ["-drive", f"file={scratch},if=none,id=snapshots,format=raw,snapshot=on"]
 
     async def _start_processes(self, qemu: Child) -> None:
-        qemu.argv = [*qemu.argv, *self._snapshot_disk()]
         self._qemu = qemu
         await self._processes.start(qemu)
-        self._watch = Watch(qemu, self._user_gdb, self._monitor, self._console, self.directory)
+        self.watch = Watch(qemu, self._user_gdb, self.monitor, self._console, self.directory)
 
     async def _hold(self) -> None:
         """Start gdb, and wait until the user has left it."""
@@ -170,14 +166,13 @@ class Session(Trial):
         self.seen.ending = DISTURBED
         with suppress(Over):
             # That the guest has ended by itself is no failure; that QEMU was killed is one.
-            await self._watch.until(asyncio.sleep(0), "the end")
+            await self.watch.until(asyncio.sleep(0), "the end")
 
     async def _open_console(self) -> None:
         """Let others type into the guest's console, and show it in a pane where there is tmux."""
-        session = Running(self.directory, self._processes.directory)
-        server = await asyncio.start_unix_server(self._type, str(session.keyboard))
+        server = await asyncio.start_unix_server(self._type, str(self.running.keyboard))
         self._stack.callback(server.close)
-        announce(session)
+        announce(self.running)
         self._stack.callback((self.directory / SOCKETS).unlink)
         if self.request.pane and os.environ.get("TMUX"):
             follow = shlex.join([sys.executable, "-m", "osvtriage", "console", str(self.directory)])
@@ -186,7 +181,7 @@ class Session(Trial):
                 process = await asyncio.create_subprocess_exec(
                     *tmux, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
                 )
-                await self._watch.until(process.wait(), "tmux", _TMUX_LIMIT)
+                await self.watch.until(process.wait(), "tmux", _TMUX_LIMIT)
 
     async def _type(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._stack.callback(writer.close)
@@ -305,7 +300,7 @@ class Session(Trial):
                 return
             if self._guest_runs:
                 with suppress(OsvtriageError):
-                    await self._monitor.stop()
+                    await self.monitor.stop()
 
     def _require_no_ctrl_c(self) -> None:
         """Until the guest runs, Ctrl-C ends the session; a gdb that starts has not heard it."""
@@ -348,9 +343,9 @@ class Session(Trial):
     async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         ending = None
         try:
-            await self._watch.until(asyncio.sleep(0), "the guest's state")
+            await self.watch.until(asyncio.sleep(0), "the guest's state")
         except Over:
-            ending = self._watch.ending().sentence
+            ending = self.watch.ending().sentence
         except OsvtriageError as error:
             ending = str(error)
         return {"ending": ending, "directory": str(self.directory)}
@@ -373,7 +368,7 @@ class Session(Trial):
         path = self._processes.directory / "memory"
         try:
             with suppress(GuestError):
-                await self._monitor.save_memory(question["address"], question["size"], path)
+                await self.monitor.save_memory(question["address"], question["size"], path)
                 return path.read_bytes().hex()
             return None
         finally:

@@ -24,11 +24,13 @@ from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.reception import STOP_AGAIN
 from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved
 from osvtriage.trial.scratch import with_snapshots
-from osvtriage.trial.trial import STOP_AGAIN, Seen, Trial
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.trial import Trial
 from osvtriage.trial.watch import Over, Watch
 
 _SNAPSHOT = "osvtriage"
@@ -171,12 +173,12 @@ class SnapshotTrial(Trial):
                 await self._load()
                 await self._workload()
             except Over:
-                self.seen.ending = self._watch.ending()
+                self.seen.ending = self.watch.ending()
                 await self._settle()
         finally:
             if self._guest.stack is not None:
-                self.seen.stops = self._monitor.stops
-                self.seen.timings["stopped"] = self._monitor.stopped_seconds
+                self.seen.stops = self.monitor.stops
+                self.seen.timings["stopped"] = self.monitor.stopped_seconds
                 self._keep_logs()
             if not self._reusable:
                 await self._guest.drop()
@@ -194,14 +196,14 @@ class SnapshotTrial(Trial):
         await self._compare_code()
         if (function := _SETS_TIMER.get(self.prepared.arch.name)) is not None:
             await self._run_to(self._elf.symbol(function).entry, f"{function}()")
-        await self._watch.until(self._monitor.save_snapshot(_SNAPSHOT), "QEMU's answer")
+        await self.watch.until(self.monitor.save_snapshot(_SNAPSHOT), "QEMU's answer")
         assert self.resolved is not None
         assert self._reading is not None
         self._guest.live = _Live(
             self._processes,
-            self._monitor,
+            self.monitor,
             self._console,
-            self._gdb,
+            self.gdb,
             self._qemu,
             self._reading,
             self._elf,
@@ -214,13 +216,13 @@ class SnapshotTrial(Trial):
         """Take over what an earlier trial has booted."""
         assert self._guest.stack is not None
         self._stack = self._guest.stack
-        self._processes, self._monitor, self._console = live.processes, live.monitor, live.console
-        self._gdb, self._qemu, self._reading = live.gdb, live.qemu, live.reading
+        self._processes, self.monitor, self._console = live.processes, live.monitor, live.console
+        self.gdb, self._qemu, self._reading = live.gdb, live.qemu, live.reading
         self._elf, self.resolved, self.logs = live.elf, live.resolved, live.logs
-        self._watch = Watch(live.qemu, live.gdb, live.monitor, live.console, live.logs)
-        self._watch.guard(live.reading)
-        self._gdb.on_console = self._on_gdb_text
-        self._gdb.log_to(self.directory / "gdb.log")
+        self.watch = Watch(live.qemu, live.gdb, live.monitor, live.console, live.logs)
+        self.watch.guard(live.reading)
+        self.gdb.on_console = self._on_gdb_text
+        self.gdb.log_to(self.directory / "gdb.log")
         self.seen.qemu_version, self.seen.gdb_version = live.monitor.version, live.gdb_version
         self._count_probes()
         self._write_plan()
@@ -229,9 +231,9 @@ class SnapshotTrial(Trial):
         """Make the guest what it was at the snapshot, arm the probes, let it go."""
         live = self._guest.live
         assert live is not None
-        await self._watch.until(self._monitor.load_snapshot(_SNAPSHOT), "QEMU's answer")
+        await self.watch.until(self.monitor.load_snapshot(_SNAPSHOT), "QEMU's answer")
         for cache in ("register-cache", "dcache"):
-            await self._run_in_gdb(f"maintenance flush {cache}")
+            await self.run_in_gdb(f"maintenance flush {cache}")
         self.seen.timings["boot"] = time.monotonic() - self._begun
         begun = time.monotonic()
         if live.trials:
@@ -239,7 +241,7 @@ class SnapshotTrial(Trial):
             (self.logs / "console.log").write_bytes(b"")
             self._console.forget()
         live.trials += 1
-        self._monitor.restart()
+        self.monitor.restart()
         await self._let_go(self._word())
         self.seen.timings["arm"] = time.monotonic() - begun
 
@@ -259,12 +261,12 @@ class SnapshotTrial(Trial):
         """Stop the guest once its workload has ended: it must not switch itself off."""
         await self._exited.wait()
         while True:
-            await self._monitor.stop()
+            await self.monitor.stop()
             await asyncio.sleep(STOP_AGAIN)
 
     async def _blame_stop(self) -> None:
         if self._exited.is_set() and self._failure is None and self._refusal is None:
-            self._watch.end(Ending(True, "the workload ended"))
+            self.watch.end(Ending(True, "the workload ended"))
         await super()._blame_stop()
 
     async def _settle(self) -> None:

@@ -24,7 +24,8 @@ from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import prepare
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.run import Options
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.trial import Trial
 
 SCHEMA: Literal["osvtriage.stacks/1"] = "osvtriage.stacks/1"
 FILE = "stacks.json"
@@ -94,7 +95,7 @@ class Stacks(Trial):
         for sample in self.resolved.samples:
             identity.compare(sample, self._elf, await self._read_sample(sample))
         self.stack_bytes = await high_water.load(
-            self._elf, self.resolved, self.directory, self._run_in_gdb
+            self._elf, self.resolved, self.directory, self.run_in_gdb
         )
 
     async def _workload(self) -> None:
@@ -103,8 +104,8 @@ class Stacks(Trial):
             with atomic.new_file(self.wanted.dump) as file:
                 # QEMU opens it by the name that it has until it is whole.
                 path = Path(f"/proc/self/fd/{file.fileno()}").readlink()
-                saved = self._monitor.dump_memory(path)
-                await self._watch.until(saved, "the end of the dump")
+                saved = self.monitor.dump_memory(path)
+                await self.watch.until(saved, "the end of the dump")
         if self.wanted.function is None:
             self.observer.phase("stacks", "all tasks")
             answer = await self._answer("python high_water.tasks()", _LOOK_LIMIT)
@@ -117,9 +118,9 @@ class Stacks(Trial):
                 line = f"python high_water.call({self._function}, {_CALL_LIMIT})"
                 answer = await self._answer(line, 3 * _CALL_LIMIT)
                 if "never" in answer:
-                    self._watch.end(Ending(False, f"{what}: {answer['never']}"))
+                    self.watch.end(Ending(False, f"{what}: {answer['never']}"))
                 self.calls.append(decode(CallStack, answer))
-        self._watch.end(Ending(True, "everything was looked at", endless=True))
+        self.watch.end(Ending(True, "everything was looked at", endless=True))
 
 
 def stacks(

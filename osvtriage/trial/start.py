@@ -13,8 +13,9 @@ from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.recording import Recorded, require_recordable
 from osvtriage.trial.replay_session import ReplaySession
 from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.seen import Seen
 from osvtriage.trial.session import Session
-from osvtriage.trial.trial import Seen, Trial
+from osvtriage.trial.trial import Trial
 
 
 class Start(Protocol):

@@ -6,14 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from osvtriage.consoles import TROUBLES
-from osvtriage.consoles import payload as payload_console
-from osvtriage.consoles.payload import PayloadLine, PayloadReport
 from osvtriage.gdb.inside import (
     ANSWER_PREFIX,
     EVENT_PREFIX,
@@ -26,80 +23,33 @@ from osvtriage.gdb.inside import (
     STACKS_PREFIX,
     STEP,
 )
-from osvtriage.gdb.session import MiSession, quoted
-from osvtriage.guest.console import Console
-from osvtriage.guest.monitor import Monitor
-from osvtriage.guest.processes import Child, Processes, log_file
-from osvtriage.guest.qemu import Sockets, command_line
-from osvtriage.model.boundary import Boundary
-from osvtriage.model.context import Comparison
 from osvtriage.model.decode import decode
-from osvtriage.model.errors import GdbError, GuestError, OsvtriageError
+from osvtriage.model.errors import GdbError, GuestError
 from osvtriage.model.event import Event, Frame
 from osvtriage.model.finding import CheckResult
-from osvtriage.model.overflow import OverflowSeen
 from osvtriage.model.plan import GdbPlan
 from osvtriage.model.stacks import StacksSeen
 from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import checking, high_water, identity, pinpoint
+from osvtriage.trial.connected import Connected
 from osvtriage.trial.judge import Ending, ProbeCount
-from osvtriage.trial.pinpoint import Pinpoint
 from osvtriage.trial.plugin_engine import PluginEngine, compared_by
 from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.reception import Reception
 from osvtriage.trial.record import InterventionRecord
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
-from osvtriage.trial.running import SOCKETS, Running, announce
-from osvtriage.trial.visit import Visit, Visits
-from osvtriage.trial.watch import Over, Watch
+from osvtriage.trial.seen import Seen
+from osvtriage.trial.visit import Visit
+from osvtriage.trial.watch import Over
 
-# Linux reaches its first program in 7.5 s under TCG on an idle host (measured); with every
-# processor shared by ten others, in ten times that.
-BOOT_LIMIT = 120.0
 # Stepping 100,000 instructions, 1,000 a second.
 _STEPPING_LIMIT = 150.0
-_MUCH = 4096
-# What is still in the pipes when QEMU has ended is read in milliseconds.
-_DRAIN_LIMIT = 5.0
-# A stop asked for takes 10 ms. It is lost where gdb was just about to let the guest go on after a
-# probe: then it is asked for again.
-STOP_AGAIN = 1.0
-DISTURBED = Ending(False, "somebody worked in the guest through gdb")
 
 
-@dataclass(slots=True)
-class Seen:
-    """What a trial saw, as it grows."""
-
-    events: list[Event] = field(default_factory=list)
-    probes: dict[str, ProbeCount] = field(default_factory=dict)
-    payload: PayloadReport = field(default_factory=PayloadReport)
-    pinpoint: Pinpoint | None = None
-    boundaries: list[Boundary] = field(default_factory=list)
-    overflow: OverflowSeen | None = None
-    stacks: StacksSeen | None = None
-    comparisons: list[Comparison] = field(default_factory=list)
-    # What the symbols do not tell of this guest, a sentence each.
-    missing: tuple[str, ...] = ()
-    ending: Ending | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    stops: int = 0
-    engine: Literal["gdb", "plugin"] = "gdb"
-    # What the engine does not do, or why another was not taken, a sentence each.
-    engine_notes: list[str] = field(default_factory=list)
-    # By probe, the passages that were found equal and are no events.
-    unchanged: dict[str, int] = field(default_factory=dict)
-    # How many of the events were seen before the user was given the guest; None where nobody was.
-    undisturbed: int | None = None
-    # Whether somebody worked in the guest of this trial, which was not a session.
-    disturbed: bool = False
-    qemu_version: str | None = None
-    gdb_version: str | None = None
-
-
-class Trial:
+class Trial(Connected):
     """A trial: :meth:`run` it once, then ask it what it found.
 
     Attributes:
@@ -118,16 +68,8 @@ class Trial:
         observer: Observer,
         seen: Seen,
     ) -> None:
-        self.request = request
-        self.prepared = prepared
-        self.directory = directory
-        # Where QEMU writes its log and the console's.
-        self.logs = directory
-        self.observer = observer
-        self.seen = seen
+        super().__init__(request, prepared, directory, observer, seen)
         self.resolved: Resolved | None = None
-        self._trouble = TROUBLES[request.recipe.system]
-        self._ready = asyncio.Event()
         self._failure: str | None = None
         self._told: asyncio.Future[dict[str, Any]] | None = None
         self._refusal: str | None = None
@@ -135,11 +77,8 @@ class Trial:
         # Where the process that the plugin is to watch has its modules.
         self._bases: dict[str, int] = {}
         self._stop: Mapping[str, Any] = {}
-        self._reading: asyncio.Task[None] | None = None
-        # Of trials whose guest prints on its second serial port as well.
-        self._second_log: Path | None = None
         self._plugin: PluginEngine | None = None
-        self._visits: Visits | None = None
+        self._reception: Reception | None = None
 
     async def run(self) -> Seen:
         """Boot, arm, watch, end.
@@ -159,11 +98,11 @@ class Trial:
                 await self._workload()
             except Over:
                 await self._drain()
-                self.seen.ending = self._watch.ending()
+                self.seen.ending = self.watch.ending()
             finally:
                 self._count_plugin()
-                self.seen.stops = self._monitor.stops
-                self.seen.timings["stopped"] = self._monitor.stopped_seconds
+                self.seen.stops = self.monitor.stops
+                self.seen.timings["stopped"] = self.monitor.stopped_seconds
         return self.seen
 
     def check(self) -> list[CheckResult]:
@@ -187,56 +126,19 @@ class Trial:
             if (count := self.seen.probes.get(name)) is not None and count.hits
         ]
 
-    async def _open(self, stack: AsyncExitStack) -> None:
-        """Make what the trial is connected through; *stack* ends all of it."""
-        self._stack = stack
-        self._processes = Processes()
-        stack.push_async_callback(self._processes.close)
-        self._monitor = Monitor()
-        stack.push_async_callback(self._monitor.close)
-        self._console = Console()
-        stack.callback(self._console.close)
-        self._gdb = await stack.enter_async_context(
-            MiSession(self.prepared.gdb, self.directory / "gdb.log", self._on_gdb_text)
-        )
-
-    async def _start(self) -> None:
-        """Start QEMU, its guest stopped at reset, and gdb, not attached yet."""
-        self.observer.phase("boot", f"{self.request.smp} vCPU, {self.prepared.accelerator.name}")
-        sockets = Sockets(self._processes.directory)
-        log = log_file(self.logs / "qemu.log")
-        null = log_file(Path("/dev/null"))
-        argv = command_line(
-            self.prepared.qemu,
-            self.prepared.boot,
-            sockets,
-            self.logs / "console.log",
-            payload_console.WAIT if self.prepared.waits else "",
-            self._second_log,
-        )
+    def _more_arguments(self) -> list[str]:
         if self.prepared.plugin is not None:
             self._plugin = PluginEngine(
-                self.prepared.plugin, sockets.directory, self.prepared.arch, self._add_event
+                self.prepared.plugin,
+                self._processes.directory,
+                self.prepared.arch,
+                self._add_event,
             )
             self._stack.callback(self._plugin.close)
-            argv += self._plugin.arguments
-        elif self.prepared.no_plugin is not None:
+            return self._plugin.arguments
+        if self.prepared.no_plugin is not None:
             self.seen.engine_notes.append(f"gdb watches the probes: {self.prepared.no_plugin}")
-        qemu = Child("qemu", argv, null, log, log)
-        self._qemu = qemu
-        await self._start_processes(qemu)
-        await self._watch.until(self._monitor.connect(sockets.qmp), "QEMU's control socket")
-        self.seen.qemu_version = self._monitor.version
-        self._console.connect(sockets.console)
-        self._reading = asyncio.create_task(self._read_console(), name="console")
-        self._stack.callback(self._reading.cancel)
-        self._watch.guard(self._reading)
-        self._begun = time.monotonic()
-
-    async def _start_processes(self, qemu: Child) -> None:
-        await self._processes.start(qemu, self._gdb.child)
-        await self._gdb.attach()
-        self._watch = Watch(qemu, self._gdb, self._monitor, self._console, self.logs)
+        return []
 
     async def _prepare_gdb(self) -> None:
         for command in (
@@ -247,14 +149,14 @@ class Trial:
             # Left in place between stops, not taken out and put back at each.
             "-gdb-set breakpoint always-inserted on",
         ):
-            await self._ask(command)
+            await self.ask(command)
         for line in self.prepared.arch.gdb_setup:
-            await self._run_in_gdb(line)
+            await self.run_in_gdb(line)
         await self._resolve_probes()
         # What makes the probes, which gdb's Python finds by path.
         package = str(Path(__file__).parents[2])
-        await self._run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
-        await self._run_in_gdb("python from osvtriage.gdb.inside import probes")
+        await self.run_in_gdb(f"python import sys; sys.path.insert(0, {package!r})")
+        await self.run_in_gdb("python from osvtriage.gdb.inside import probes")
 
     async def _resolve_probes(self) -> None:
         self._elf = await asyncio.to_thread(ElfImage, self.prepared.symbols, self.prepared.arch)
@@ -314,7 +216,7 @@ class Trial:
     async def _boot_until_ready(self) -> None:
         """Boot without gdb until the userland says that it is ready; then stop it there."""
         # The guest boots for seconds, without gdb: what can be done meanwhile is done meanwhile.
-        await self._watch.until(self._monitor.resume(), "QEMU's answer")
+        await self.watch.until(self.monitor.resume(), "QEMU's answer")
         await self._prepare_gdb()
         await self._until_ready()
         # Attaching stops the guest. It waits for a line, so nothing of the workload is missed; and
@@ -327,11 +229,6 @@ class Trial:
             assert self.resolved.sleep_address is not None
             await self._run_to(self.resolved.sleep_address, "its first sleep")
 
-    async def _until_ready(self) -> None:
-        limit = self._limit(BOOT_LIMIT, self._begun)
-        await self._watch.until(self._ready.wait(), "user space", *limit)
-        self.seen.timings["boot"] = time.monotonic() - self._begun
-
     async def _boot_until_function(self) -> None:
         """Boot under gdb until the function where the guest is armed."""
         await self._prepare_gdb()
@@ -340,16 +237,6 @@ class Trial:
         assert self.resolved.arm_address is not None
         await self._run_to(self.resolved.arm_address, f"{self.resolved.arm_at}()")
         self.seen.timings["boot"] = time.monotonic() - self._begun
-
-    async def _attach_gdb(self) -> None:
-        stub = Sockets(self._processes.directory).gdb
-        await self._ask(f"-target-select remote {stub}")
-
-    async def _run_to(self, address: int, what: str) -> None:
-        await self._ask(f"-break-insert -t -h *{address:#x}")
-        await self._ask("-exec-continue")
-        limit = self._limit(BOOT_LIMIT, self._begun)
-        await self._watch.until(self._gdb.stops.get(), what, *limit)
 
     async def _arm(self) -> None:
         begun = time.monotonic()
@@ -366,10 +253,10 @@ class Trial:
 
     async def _let_go(self, word: str) -> None:
         """Arm the probes, let the guest go on, and where it waits for a word, type that."""
-        await self._run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
+        await self.run_in_gdb(f"python probes.arm({str(self.directory / 'probes.json')!r})")
         if self.request.stacks:
             assert self.resolved is not None
-            await high_water.arm(self._elf, self.resolved, self.directory, self._run_in_gdb)
+            await high_water.arm(self._elf, self.resolved, self.directory, self.run_in_gdb)
         if self._plugin is not None:
             for start, end in self._plugin.wants_code:
                 # What is gone after the boot is no code that anything returns to.
@@ -379,8 +266,8 @@ class Trial:
             self._plugin.arm()
             following = asyncio.create_task(self._plugin.follow(), name="plugin")
             self._stack.callback(following.cancel)
-            self._watch.guard(following)
-        await self._ask("-exec-continue")
+            self.watch.guard(following)
+        await self.ask("-exec-continue")
         if self.prepared.waits:
             self._console.send(word)
 
@@ -394,107 +281,44 @@ class Trial:
         ]
         return [*self.resolved.samples, *patched]
 
-    async def _read_sample(self, sample: Sample) -> bytes | None:
-        """The guest's bytes. gdb reads 2 KiB at a time: much is read by QEMU, into a file."""
-        if sample.size <= _MUCH:
-            return await self._read_memory(sample.address, sample.size)
-        path = self._processes.directory / "sample"
-        await self._watch.until(
-            self._monitor.save_memory(sample.address, sample.size, path), "QEMU's answer"
-        )
-        there = path.read_bytes()
-        path.unlink()
-        return there
-
     async def _workload(self) -> None:
         begun = time.monotonic()
         self.observer.phase("workload", self.request.variant.title)
-        visits = self._visits = await self._open_visits()
+        reception = self._reception = Reception(self, self.no_visits)
+        await reception.open()
         try:
             while True:
                 if self._stays is None:
                     await self._watch_until_stop(begun)
-                if visits.visit is not None:
-                    begun += await self._receive(visits.visit)
+                if reception.visit is not None:
+                    begun += await self._receive(reception.visit)
                     continue
                 stays, self._stays = self._stays, None
                 if stays == STEP:
                     self.observer.phase("pinpoint", f"{self.request.pinpoint}, by stepping")
                     await self._answer("python probes.step()", _STEPPING_LIMIT)
-                    await self._ask("-exec-continue")
+                    await self.ask("-exec-continue")
                 elif stays == FATAL:
                     last = self.seen.events[-1]
                     where = demangled(self.seen.probes[last.probe].symbol)
-                    self._watch.end(Ending(False, f"the guest came to {where} and stopped there"))
+                    self.watch.end(Ending(False, f"the guest came to {where} and stopped there"))
                 elif stays == FOUND:
                     assert self._plugin is not None
                     self._plugin.place(self._bases)
-                    await self._ask("-exec-continue")
+                    await self.ask("-exec-continue")
                 else:
                     await self._blame_stop()
         finally:
             self.seen.timings["workload"] = time.monotonic() - begun
-            visits.close("the trial has ended")
-            (self.directory / SOCKETS).unlink(missing_ok=True)
-
-    async def _open_visits(self) -> Visits:
-        """Let others attach; what this leaves is gone when the workload has ended."""
-        running = Running(self.directory, self._processes.directory)
-        visits = Visits(running.attach, self.no_visits, self._monitor.stop)
-        await visits.open()
-        announce(running)
-        return visits
-
-    async def _stop_again(self) -> None:
-        """See to it that gdb has the guest stopped, whatever it was left doing."""
-        while any(
-            thread["state"] == "running" for thread in (await self._ask("-thread-info"))["threads"]
-        ):
-            await self._watch.until(self._monitor.stop(), "QEMU's answer")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_AGAIN):
-                    await self._watch.until(self._gdb.stops.get(), "the guest's stop")
-
-    async def _stop_for_visit(self, visits: Visits) -> None:
-        """Stop the guest once somebody wants in, as often as it takes."""
-        await visits.asked.wait()
-        while True:
-            # Where QEMU has gone, or goes, the trial hears of it elsewhere.
-            with suppress(GuestError):
-                await self._monitor.stop()
-            await asyncio.sleep(STOP_AGAIN)
+            reception.close()
 
     async def _receive(self, visit: Visit) -> float:
-        """Give gdb a second terminal, and wait until the visitor has left it.
-
-        Returns:
-            How many seconds that took: the guest's time does not count meanwhile.
-        """
-        assert self._visits is not None
-        begun = time.monotonic()
-        self.seen.disturbed = True
-        self.seen.undisturbed = len(self.seen.events)
-        self.observer.phase("attached", "somebody works in the guest")
-        await self._run_in_gdb(f"file {quoted(str(self.prepared.symbols))}")
-        await self._run_in_gdb("python from osvtriage.gdb.inside import visit")
-        path = Running(self.directory, self._processes.directory).attach
-        try:
-            if not visit.over.done():
-                await self._run_in_gdb(f"python visit.welcome({str(path)!r}, {visit.terminal!r})")
-        except GdbError:
-            # A gdb that has gone is found out next; else it is the terminal that has.
-            visit.end(trial=False)
-        visit.tell(attached=True)
-        if await self._watch.until(visit.over, "the visitor's end"):
-            self._watch.end(DISTURBED)
-        await self._stop_again()
-        # His breakpoints go with him; the probes' are internal, and stay.
-        await self._run_in_gdb("delete")
-        self._visits.leave()
+        """Have a visitor, and go on; how many seconds he was there, which do not count."""
+        assert self._reception is not None
+        seconds = await self._reception.receive(visit)
         self._stays = None
-        await self._ask("-exec-continue")
+        await self.ask("-exec-continue")
         self.observer.phase("workload", "the visitor has left")
-        seconds = time.monotonic() - begun
         self._begun += seconds
         return seconds
 
@@ -508,12 +332,12 @@ class Trial:
             limit, used = duration, elapsed
             sentence = f"the guest still ran after {duration:g} s, and was ended"
             at_limit = Ending(True, sentence, endless=True)
-        assert self._visits is not None
-        stopping = asyncio.create_task(self._stop_for_visit(self._visits), name="visit")
-        self._watch.guard(stopping)
+        assert self._reception is not None
+        stopping = asyncio.create_task(self._reception.stop_for_visit(), name="visit")
+        self.watch.guard(stopping)
         try:
-            self._stop = await self._watch.until(
-                self._gdb.stops.get(), "the workload's end", limit, used, at_limit
+            self._stop = await self.watch.until(
+                self.gdb.stops.get(), "the workload's end", limit, used, at_limit
             )
         finally:
             stopping.cancel()
@@ -524,7 +348,7 @@ class Trial:
         if self._refusal is not None:
             raise GuestError(self._refusal, "give the files that the guest has loaded")
         # QEMU's end looks like a stop to gdb, too.
-        await self._watch.blame(
+        await self.watch.blame(
             GdbError(
                 f"a probe failed inside gdb: {self._failure.strip().splitlines()[-1]}",
                 "this is a defect of osvtriage; gdb.log in the run record has the traceback",
@@ -536,28 +360,6 @@ class Trial:
             )
         )
 
-    async def _drain(self) -> None:
-        """Read what is left in the pipes."""
-        with suppress(TimeoutError, OsvtriageError):
-            async with asyncio.timeout(_DRAIN_LIMIT):
-                # Its answer comes behind every event that gdb has written.
-                await self._gdb.command("-gdb-set confirm off")
-        with suppress(TimeoutError, OsvtriageError):
-            async with asyncio.timeout(_DRAIN_LIMIT):
-                if not self._monitor.shutdown.done():
-                    await self._monitor.quit()
-                if self._reading is not None:
-                    await asyncio.wait([self._reading])
-
-    async def _ask(self, command: str) -> Any:
-        return await self._watch.until(self._gdb.command(command), "gdb's answer")
-
-    async def _read_memory(self, address: int, size: int) -> bytes | None:
-        return await self._watch.until(self._gdb.read_memory(address, size), "gdb's answer")
-
-    async def _run_in_gdb(self, line: str) -> None:
-        await self._watch.until(self._gdb.cli(line), "gdb's answer")
-
     async def _answer(self, line: str, limit: float) -> dict[str, Any]:
         """Run Python in gdb that lets the guest run, and wait for what it tells.
 
@@ -568,8 +370,8 @@ class Trial:
         """
         told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._told = told
-        await self._run_in_gdb(line)
-        answer = await self._watch.until(told, f"the end of `{line}`", limit)
+        await self.run_in_gdb(line)
+        answer = await self.watch.until(told, f"the end of `{line}`", limit)
         if self._failure is not None:
             await self._blame_stop()
         return answer
@@ -578,37 +380,7 @@ class Trial:
         if self._told is not None and not self._told.done():
             self._told.set_result(answer)
 
-    def _limit(self, limit: float, since: float) -> tuple[float, float]:
-        """The limit of what began at *since*, and how much of it has passed.
-
-        A --timeout takes its place; that counts from the guest's first instruction on.
-        """
-        if self.request.timeout is not None:
-            limit, since = self.request.timeout, self._begun
-        return limit, time.monotonic() - since
-
     # What is heard.
-
-    async def _read_console(self) -> None:
-        async for line in self._console.lines():
-            self._on_console_line(line)
-            self._on_line(line)
-
-    def _on_line(self, line: str) -> None:
-        if (said := payload_console.parse(line)) is not None:
-            if said.event == payload_console.READY:
-                self._ready.set()
-                return
-            self._on_payload(said)
-        elif self._watch.trouble is None:
-            self._watch.trouble = self._trouble(line)
-
-    def _on_payload(self, said: PayloadLine) -> None:
-        self.seen.payload.feed(said)
-        self.observer.payload(said)
-
-    def _on_console_line(self, line: str) -> None:
-        """A line of the guest's console, before anything is made of it."""
 
     def _on_gdb_text(self, text: str) -> None:
         if text.startswith(EVENT_PREFIX):
