@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def stacks(
             recipe, wanted, Options(accelerator=accelerator, **chosen), observer
         )
     if as_json:
-        click.echo(report.to_json())
+        click.echo(json.dumps(report.to_json(), indent=2))
     else:
         report_of.print_report(report, directory)
     return 0 if report.ending is None else Verdict.INCONCLUSIVE.exit_code

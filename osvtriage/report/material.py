@@ -16,7 +16,7 @@ from osvtriage.report.printable import printable
 from osvtriage.soak.reading import is_soak, read
 from osvtriage.soak.stopping import Runs, tally_of
 from osvtriage.soak.summary import Signature, Summary, TrialOutcome
-from osvtriage.trial.record import FILE, FindingRecord, RunRecord
+from osvtriage.trial.record import FindingRecord, RunRecord
 
 # Of a console's end: some screens, and no line of a megabyte.
 _TAIL_BYTES = 64 << 10
@@ -84,7 +84,7 @@ def load(directory: Path) -> Material:
     if is_soak(directory):
         soak = read(directory)
         return of_soak(soak.summary(), soak.outcomes, directory)
-    if (directory / FILE).is_file():
+    if (directory / RunRecord.FILE).is_file():
         return of_run(RunRecord.read(directory), directory)
     raise UsageError(
         f"{directory} holds neither a soak nor a run record",

@@ -12,14 +12,14 @@ from osvtriage.model.errors import OsvtriageError
 from osvtriage.soak import plan as plans
 from osvtriage.soak import store as stores
 from osvtriage.soak.plan import Plan
-from osvtriage.soak.record import FILE, SoakRecord
+from osvtriage.soak.record import SoakRecord
 from osvtriage.soak.soak import summary
 from osvtriage.soak.store import Store
 
 
 def is_soak(directory: Path) -> bool:
     """Whether *directory* is a soak's."""
-    return (directory / FILE).is_file() or _has_store(directory)
+    return (directory / SoakRecord.FILE).is_file() or _has_store(directory)
 
 
 def read(directory: Path) -> SoakRecord:
@@ -33,7 +33,7 @@ def read(directory: Path) -> SoakRecord:
     try:
         return _of_store(directory)
     except OsvtriageError:
-        if not (directory / FILE).is_file():
+        if not (directory / SoakRecord.FILE).is_file():
             raise
         return SoakRecord.read(directory)
 
@@ -45,7 +45,7 @@ def _has_store(directory: Path) -> bool:
 def _of_store(directory: Path) -> SoakRecord:
     plan = Plan.read(directory)
     # The machine that soaked, which need not be this one.
-    host = SoakRecord.read(directory).host if (directory / FILE).is_file() else {}
+    host = SoakRecord.read(directory).host if (directory / SoakRecord.FILE).is_file() else {}
     store = Store.read(directory)
     try:
         return SoakRecord.of(summary(plan, store, host, plan.command), store.outcomes())

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA = "osvtriage.soak/1"
-
 
 @dataclass(frozen=True, slots=True)
 class Interval:

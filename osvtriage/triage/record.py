@@ -1,28 +1,19 @@
-"""What ``triage --json`` prints: schema ``osvtriage.triage/1``.
-
-The contract with scripts: a change raises the number in :data:`SCHEMA`. ``docs/schemas`` holds the
-JSON schema that these models give.
-"""
+"""What ``triage --json`` prints: schema ``osvtriage.triage/1``."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from osvtriage.model.crash import Crash
 from osvtriage.model.event import Frame
-from osvtriage.trial.record import FindingRecord, Hex, TaskRecord
+from osvtriage.trial.document import Document, Hex, Object
+from osvtriage.trial.record import FindingRecord, TaskRecord
 from osvtriage.vmcore.cpus import CpuState
 
-SCHEMA: Literal["osvtriage.triage/1"] = "osvtriage.triage/1"
 
-
-class _Object(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class FrameRecord(_Object):
+class FrameRecord(Object):
     """A frame; ``note`` names the entry where ``kind`` is not ``call``, else the module.
 
     ``address`` is ``null`` where the kernel does not print it.
@@ -36,7 +27,7 @@ class FrameRecord(_Object):
     registers: dict[str, str] | None
 
 
-class CrashRecord(_Object):
+class CrashRecord(Object):
     """One crash, or one finding of a run.
 
     ``place`` is the number of the frame in which it happened. ``partial`` has a sentence for each
@@ -59,7 +50,7 @@ class CrashRecord(_Object):
     partial: list[str]
 
 
-class OtherCrash(_Object):
+class OtherCrash(Object):
     """A crash that is not the one that tells most."""
 
     kind: str
@@ -69,7 +60,7 @@ class OtherCrash(_Object):
     line: int | None
 
 
-class CpuRecord(_Object):
+class CpuRecord(Object):
     """A vCPU at the moment of the dump. ``place`` and ``task`` need the kernel's symbols."""
 
     number: int
@@ -78,19 +69,17 @@ class CpuRecord(_Object):
     task: TaskRecord
 
 
-class SourceRecord(_Object):
+class SourceRecord(Object):
     """What was read."""
 
     path: str
     form: Literal["console", "vmcore", "record"]
 
 
-class TriageRecord(_Object):
+class TriageRecord(Document):
     """The answer, whole. ``crash`` is ``null`` where no cause was found; ``reason`` says why."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-    schema_: Literal["osvtriage.triage/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["osvtriage.triage/1"] = Field(default="osvtriage.triage/1", alias="schema")
     source: SourceRecord
     found: bool
     reason: str
@@ -102,10 +91,6 @@ class TriageRecord(_Object):
     also: list[OtherCrash] = []
     cpus: list[CpuRecord] = []
     partial: list[str] = []
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON data."""
-        return self.model_dump(mode="json", by_alias=True)
 
 
 def crash_record(crash: Crash) -> CrashRecord:
@@ -177,8 +162,3 @@ def _frame(frame: Frame) -> FrameRecord:
         note=frame.note,
         registers=None if frame.registers is None else dict(frame.registers),
     )
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a triage."""
-    return TriageRecord.model_json_schema(by_alias=True, mode="serialization")

@@ -11,7 +11,6 @@ from osvtriage.model.crash import Crash, most_telling
 from osvtriage.model.errors import DumpError, UsageError
 from osvtriage.triage.dump import read_dump
 from osvtriage.triage.record import (
-    SCHEMA,
     SourceRecord,
     TriageRecord,
     cpu_record,
@@ -19,7 +18,7 @@ from osvtriage.triage.record import (
     finding_record,
     other_crash,
 )
-from osvtriage.trial.record import FILE, RunRecord
+from osvtriage.trial.record import RunRecord
 from osvtriage.vmcore.core_file import is_dump
 
 CONSOLE = "console.log"
@@ -66,11 +65,8 @@ def _told(
 ) -> TriageRecord:
     crash = most_telling(found)
     if crash is None:
-        return TriageRecord(
-            schema=SCHEMA, source=source, found=False, reason=nothing, partial=list(partial)
-        )
+        return TriageRecord(source=source, found=False, reason=nothing, partial=list(partial))
     return TriageRecord(
-        schema=SCHEMA,
         source=source,
         found=True,
         reason=crash.title,
@@ -87,7 +83,6 @@ def _without(
     source: SourceRecord, reason: str, hint: str | None = None, partial: Sequence[str] = ()
 ) -> TriageRecord:
     return TriageRecord(
-        schema=SCHEMA,
         source=source,
         found=False,
         reason=reason,
@@ -101,9 +96,7 @@ def _dump(path: Path, kernel: Path | None, progress: Progress) -> TriageRecord:
     try:
         dump = read_dump(path, kernel, progress)
     except DumpError as error:
-        return TriageRecord(
-            schema=SCHEMA, source=source, found=False, reason=str(error), hint=error.hint
-        )
+        return TriageRecord(source=source, found=False, reason=str(error), hint=error.hint)
     nothing = dump.without_log or f"the kernel's log, {dump.records} records, tells of no crash"
     made = _told(source, crashes(dump.log or ""), dump.partial, nothing)
     made.arch, made.hint = dump.arch, dump.hint
@@ -120,13 +113,13 @@ def _record(directory: Path) -> TriageRecord:
     log = directory / CONSOLE
     data, partial = _end(log) if log.exists() else (b"", [])
     told = crashes(data.decode("utf-8", "replace"))
-    if not (directory / FILE).exists():
+    if not (directory / RunRecord.FILE).exists():
         if not log.exists():
             raise UsageError(
-                f"{directory} has neither {FILE} nor {CONSOLE}",
+                f"{directory} has neither {RunRecord.FILE} nor {CONSOLE}",
                 "name the directory that `osvtriage run` printed as its record",
             )
-        partial.append(f"there is no {FILE} in it")
+        partial.append(f"there is no {RunRecord.FILE} in it")
         return _told(source, told, partial, f"{log}: {_NOTHING}")
     run = RunRecord.read(directory)
     nothing = f"the run found nothing, and its console tells of no crash: {run.reason}"

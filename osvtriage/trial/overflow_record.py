@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
-
 from osvtriage.arch import X86_64
 from osvtriage.checks.overflow import Judged, judged
 from osvtriage.model.overflow import Access, Outcome, OverflowSeen
-
-Address = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-
-
-class _Object(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+from osvtriage.trial.document import Address, Object
 
 
-class KernelStackRecord(_Object):
+class KernelStackRecord(Object):
     """A task's stack, from ``base`` to ``end``; from ``unmapped`` to ``base`` nothing is mapped.
 
     The page under ``base``, ``page`` bytes, is the guard page.
@@ -29,7 +20,7 @@ class KernelStackRecord(_Object):
     page: int
 
 
-class GateRecord(_Object):
+class GateRecord(Object):
     """A gate of the interrupt descriptor table; ``ist`` 0 is none, and then there is no stack."""
 
     vector: int
@@ -39,7 +30,7 @@ class GateRecord(_Object):
     stack: Address | None
 
 
-class AccessRecord(_Object):
+class AccessRecord(Object):
     """An instruction that was run, and where in the kernel it is."""
 
     access: Access
@@ -47,7 +38,7 @@ class AccessRecord(_Object):
     instruction: str
 
 
-class CaseRecord(_Object):
+class CaseRecord(Object):
     """One access. ``offset`` is RSP's, from the stack's lower end.
 
     ``address`` is what is written first. ``predicted`` and ``outcome`` are what it must come to and
@@ -72,7 +63,7 @@ class CaseRecord(_Object):
     error: int | None
 
 
-class OverflowRecord(_Object):
+class OverflowRecord(Object):
     """A sweep of RSP from one snapshot, around the lower end of one task's stack.
 
     ``frame_bytes`` is the exception frame's size that was predicted by, ``handler_bytes`` how much

@@ -1,35 +1,20 @@
-"""The run record: the documented, versioned schema of ``run.json``, for writing and for reading.
-
-The contract with scripts: a change raises the number in :data:`SCHEMA`. ``docs/schemas`` holds the
-JSON schema that these models give.
-"""
+"""The run record: the documented, versioned schema of ``run.json``, for writing and for reading."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from osvtriage.images import atomic
-from osvtriage.model.errors import UsageError
 from osvtriage.model.verdict import Verdict
+from osvtriage.trial.document import Hex, Kept, Object
 from osvtriage.trial.overflow_record import OverflowRecord
 from osvtriage.trial.stacks_record import StacksRecord
 
-SCHEMA: Literal["osvtriage.run/1"] = "osvtriage.run/1"
-FILE = "run.json"
-
-Hex = Annotated[str, Field(pattern=r"^[0-9a-f]*$")]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class _Object(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class PackageRecord(_Object):
+class PackageRecord(Object):
     """A Debian package that went into the image."""
 
     name: str
@@ -37,7 +22,7 @@ class PackageRecord(_Object):
     sha256: Hex
 
 
-class DiskRecord(_Object):
+class DiskRecord(Object):
     """A disk of the guest, which it does not change."""
 
     path: str
@@ -45,7 +30,7 @@ class DiskRecord(_Object):
     sha256: Hex
 
 
-class ImageRecord(_Object):
+class ImageRecord(Object):
     """What was booted. ``kernel_sha256`` is the kernel's as booted, after patching.
 
     ``symbols`` is the file that the probes' addresses are from, where there is one; ``append`` the
@@ -68,7 +53,7 @@ class ImageRecord(_Object):
     packages: list[PackageRecord]
 
 
-class PatchRecord(_Object):
+class PatchRecord(Object):
     """A change to the kernel file; ``before`` and ``after`` are disassembly."""
 
     symbol: str
@@ -77,7 +62,7 @@ class PatchRecord(_Object):
     after: list[str]
 
 
-class InterventionRecord(_Object):
+class InterventionRecord(Object):
     """Something that osvtriage did to the running guest."""
 
     stimulus: str
@@ -85,7 +70,7 @@ class InterventionRecord(_Object):
     what: str
 
 
-class HostRecord(_Object):
+class HostRecord(Object):
     """The machine and the programs that ran the guest."""
 
     qemu: str | None
@@ -96,7 +81,7 @@ class HostRecord(_Object):
     cpus: int
 
 
-class ProbeRecord(_Object):
+class ProbeRecord(Object):
     """A probe's count. ``disarmed``: it was not armed all the time, and may have been passed more
     often.
 
@@ -115,7 +100,7 @@ class ProbeRecord(_Object):
     unseen: int = 0
 
 
-class FrameRecord(_Object):
+class FrameRecord(Object):
     """A frame; ``note`` names the entry where ``kind`` is not ``call``."""
 
     address: Hex
@@ -126,14 +111,14 @@ class FrameRecord(_Object):
     registers: dict[str, str] | None
 
 
-class TaskRecord(_Object):
+class TaskRecord(Object):
     """The guest's thread."""
 
     pid: int | None
     comm: str | None
 
 
-class ThreadRecord(_Object):
+class ThreadRecord(Object):
     """A thread of the guest, of the list of all. ``backtrace`` has names with offsets."""
 
     id: int | None
@@ -144,7 +129,7 @@ class ThreadRecord(_Object):
     backtrace: list[str]
 
 
-class FindingRecord(_Object):
+class FindingRecord(Object):
     """Damage, with its evidence. ``shows_bug``: it is what the recipe describes."""
 
     check: str
@@ -161,7 +146,7 @@ class FindingRecord(_Object):
     threads: list[ThreadRecord] = []
 
 
-class PinpointRecord(_Object):
+class PinpointRecord(Object):
     """The first instruction of a span after which a register differed, found by stepping.
 
     ``instruction`` and ``backtrace`` (innermost first) are empty where none did.
@@ -179,7 +164,7 @@ class PinpointRecord(_Object):
     note: str
 
 
-class BoundaryRecord(_Object):
+class BoundaryRecord(Object):
     """A fork while a thread was about to execute ``instruction``, for the ``nth`` time after the
     first, and what became of the children."""
 
@@ -192,7 +177,7 @@ class BoundaryRecord(_Object):
     resumed: bool = False
 
 
-class CheckRecord(_Object):
+class CheckRecord(Object):
     """What one check looked at, how it classed it, and the sizes that it took."""
 
     check: str
@@ -203,7 +188,7 @@ class CheckRecord(_Object):
     measures: dict[str, int] = {}
 
 
-class PayloadRecord(_Object):
+class PayloadRecord(Object):
     """What the workload in the guest reported."""
 
     name: str | None
@@ -216,7 +201,7 @@ class PayloadRecord(_Object):
     exit_status: int | None
 
 
-class RecordingRecord(_Object):
+class RecordingRecord(Object):
     """The recorded execution: QEMU's ``log`` in the record, and whether it can be replayed, which a
     replay has shown; ``reason`` is a sentence. ``armed_at`` and ``finding_at`` are the numbers of
     instructions that were executed where the probes were armed and where the first finding was."""
@@ -229,7 +214,7 @@ class RecordingRecord(_Object):
     reason: str
 
 
-class Timings(_Object):
+class Timings(Object):
     """Seconds. ``stopped`` is the part of the guest's time in which it stood still."""
 
     image: Seconds = 0
@@ -241,7 +226,7 @@ class Timings(_Object):
     total: Seconds = 0
 
 
-class RunRecord(_Object):
+class RunRecord(Kept):
     """One run, whole: what ``run --json`` prints and ``run.json`` holds.
 
     ``start`` says whether the guest was booted for it or loaded from a snapshot; ``jitter`` is the
@@ -249,9 +234,10 @@ class RunRecord(_Object):
     the trial, which says nothing then.
     """
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    FILE: ClassVar[str] = "run.json"
+    MADE_BY: ClassVar[str] = "run"
 
-    schema_: Literal["osvtriage.run/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["osvtriage.run/1"] = Field(default="osvtriage.run/1", alias="schema")
     verdict: Verdict
     reason: str
     hint: str | None
@@ -285,45 +271,3 @@ class RunRecord(_Object):
     start: Literal["boot", "snapshot"] = "boot"
     jitter: Seconds = 0
     started: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON data."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def write(self, directory: Path) -> None:
-        """Write ``run.json`` into *directory*; it appears whole."""
-        text = json.dumps(self.to_json(), indent=2) + "\n"
-        with atomic.new_file(directory / FILE) as file:
-            file.write(text.encode())
-
-    @classmethod
-    def read(cls, directory: Path) -> RunRecord:
-        """The record in *directory*.
-
-        Raises:
-            UsageError: there is none, or it is not one that this version reads.
-        """
-        path = directory / FILE if directory.is_dir() else directory
-        try:
-            data = json.loads(path.read_bytes())
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {path}: {error.strerror}",
-                "name the directory that `osvtriage run` printed as its record",
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path} is not JSON: {error}") from error
-        schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA:
-            raise UsageError(f"{path} is of schema {schema!r}; this osvtriage reads {SCHEMA!r}")
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{path} is damaged: {where}: {first['msg']}") from error
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a run record."""
-    return RunRecord.model_json_schema(by_alias=True, mode="serialization")

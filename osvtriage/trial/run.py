@@ -241,7 +241,6 @@ class _Work:
     def to_record(self, judgement: Judgement, started: datetime) -> RunRecord:
         seen, prepared = self.seen, self.prepared
         return RunRecord(
-            schema=record.SCHEMA,
             verdict=judgement.verdict,
             reason=judgement.reason,
             hint=judgement.hint,

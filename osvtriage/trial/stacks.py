@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from osvtriage.guest import rundir
 from osvtriage.images import atomic
@@ -20,6 +19,7 @@ from osvtriage.model.stacks import CallStack, StacksSeen
 from osvtriage.recipe.recipe import AS_IS, Matrix, Recipe, Variant, Workload
 from osvtriage.trial import high_water, identity, interruptible, library, stacks_record
 from osvtriage.trial.choice import take_image
+from osvtriage.trial.document import Kept
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import prepare
 from osvtriage.trial.request import Observer, Request
@@ -27,21 +27,19 @@ from osvtriage.trial.run import Options
 from osvtriage.trial.seen import Seen
 from osvtriage.trial.trial import Trial
 
-SCHEMA: Literal["osvtriage.stacks/1"] = "osvtriage.stacks/1"
-FILE = "stacks.json"
-
 # All tasks of a guest of ours are read in 0.3 s; a user's may have a hundred times as many.
 _LOOK_LIMIT = 120.0
 # Until a function is called by itself: kernel threads wake up every few seconds.
 _CALL_LIMIT = 120.0
 
 
-class StacksReport(BaseModel):
+class StacksReport(Kept):
     """What ``osvtriage stacks --json`` prints. ``tasks`` is ``null`` where calls were asked for."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    FILE: ClassVar[str] = "stacks.json"
+    MADE_BY: ClassVar[str] = "stacks"
 
-    schema_: Literal["osvtriage.stacks/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["osvtriage.stacks/1"] = Field(default="osvtriage.stacks/1", alias="schema")
     image: str
     kernel_version: str
     stack_bytes: int
@@ -49,15 +47,6 @@ class StacksReport(BaseModel):
     function: str | None
     calls: list[stacks_record.CallStackRecord]
     ending: str | None
-
-    def to_json(self) -> str:
-        """The report as JSON in ASCII: a task can have any name."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a report."""
-    return StacksReport.model_json_schema(by_alias=True, mode="serialization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +138,7 @@ def stacks(
             # The logs stay.
             failure = error
         else:
-            with atomic.new_file(directory / FILE) as file:
-                file.write(f"{report.to_json()}\n".encode())
+            report.write(directory)
     if failure is not None:
         raise failure
     return report, out
@@ -178,7 +166,6 @@ def _look(
     ending = trial.seen.ending
     complete = trial.seen.stacks is not None or len(trial.calls) == wanted.times
     return StacksReport(
-        schema=SCHEMA,
         image=image.name,
         kernel_version=image.kernel_version,
         stack_bytes=trial.stack_bytes,

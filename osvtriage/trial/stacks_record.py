@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from osvtriage.model.stacks import CallStack, StacksSeen, TaskStack
-
-Address = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-
-
-class _Object(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+from osvtriage.trial.document import Address, Object
 
 
-class TaskStackRecord(_Object):
+class TaskStackRecord(Object):
     """A task's kernel stack, from ``base`` up.
 
     ``used`` is a lower bound: a word that was used and is zero now does not show. ``mark``:
@@ -33,7 +25,7 @@ class TaskStackRecord(_Object):
     mark: bool | None
 
 
-class CallStackRecord(_Object):
+class CallStackRecord(Object):
     """One call of a function: how many bytes below its return address were written.
 
     ``deepest`` is how much of the whole stack was in use then.
@@ -47,7 +39,7 @@ class CallStackRecord(_Object):
     deepest: int
 
 
-class StacksRecord(_Object):
+class StacksRecord(Object):
     """The stacks of all tasks, the deepest used first. ``partial`` says why there may be more."""
 
     partial: str | None

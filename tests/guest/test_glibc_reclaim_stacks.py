@@ -17,7 +17,7 @@ from osvtriage.images.glibc import sysroot
 from osvtriage.images.store import ImageStore
 from osvtriage.images.suites import SuiteGone
 from osvtriage.symbols.elf import ElfImage
-from osvtriage.trial.record import json_schema
+from osvtriage.trial.record import RunRecord
 
 Start = Callable[..., Command]
 
@@ -71,7 +71,7 @@ def test_all_controls_hold(base: Path, suite: str) -> None:
     }, verdicts
     assert status == 0
     for record in records.values():
-        jsonschema.validate(record, json_schema())
+        jsonschema.validate(record, RunRecord.json_schema())
 
 
 @suites

@@ -23,7 +23,7 @@ from osvtriage.arch import X86_64
 from osvtriage.guest.programs import find_gdb
 from osvtriage.images.record import Stamp
 from osvtriage.recipe.shipped import recipes_directory
-from osvtriage.trial.record import json_schema
+from osvtriage.trial.record import RunRecord
 
 Start = Callable[..., Command]
 Run = Callable[..., Result]
@@ -100,7 +100,7 @@ def test_all_controls_hold(osv: Run, plugin_qemu: Path, smp: int, engine: str) -
     assert result.status == 0
     for control in report["controls"]:
         record = json.loads((Path(control["record"]) / "run.json").read_bytes())
-        jsonschema.validate(record, json_schema())
+        jsonschema.validate(record, RunRecord.json_schema())
         assert record["engine"] == engine
 
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from osvtriage.recipe.shipped import recipes_directory
-from osvtriage.trial.record import json_schema
+from osvtriage.trial.record import RunRecord
 
 RECIPE = "ppc64le-save-fpu"
 # Two series, so that nothing can be tied to one version.
@@ -75,7 +75,7 @@ def test_the_record_is_of_the_documented_schema(
 ) -> None:
     _, records = verified(base, image, smp, engine)
     for record in records.values():
-        jsonschema.validate(record, json_schema())
+        jsonschema.validate(record, RunRecord.json_schema())
 
 
 @guests

@@ -22,7 +22,7 @@ from osvtriage.images import payload
 from osvtriage.images.initramfs import make_initramfs
 from osvtriage.images.store import ImageStore
 from osvtriage.symbols.elf import ElfImage
-from osvtriage.trial.record import json_schema
+from osvtriage.trial.record import RunRecord
 
 RECIPE = "x86-exception-backtrace"
 VERIFY_LIMIT = 600
@@ -74,7 +74,7 @@ def verified(base: Path, suite: str) -> dict[str, tuple[dict[str, Any], Path]]:
 @pytest.mark.parametrize("variant", ["as-is", "kaslr"])
 def test_our_backtraces_are_the_kernels_own(base: Path, suite: str, variant: str) -> None:
     record, directory = verified(base, suite)[variant]
-    jsonschema.validate(record, json_schema())
+    jsonschema.validate(record, RunRecord.json_schema())
     assert record["verdict"] == "clean"
     check_contexts(comparisons(directory))
 

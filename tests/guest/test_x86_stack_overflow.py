@@ -14,7 +14,7 @@ import pytest
 from harness import OSVTRIAGE
 
 from osvtriage.recipe.shipped import recipes_directory
-from osvtriage.trial.record import json_schema
+from osvtriage.trial.record import RunRecord
 
 RECIPE = "x86-stack-overflow"
 # Two boots and two times 120 accesses: a minute on two idle cores.
@@ -85,7 +85,7 @@ def test_the_controls_hold(base: Path) -> None:
     verdicts = {name: record["verdict"] for name, record in records.items()}
     assert (status, verdicts) == (0, {"as-is": "clean", "wrong-frame": "reproduced"})
     for record in records.values():
-        jsonschema.validate(record, json_schema())
+        jsonschema.validate(record, RunRecord.json_schema())
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])

@@ -27,7 +27,7 @@ from osvtriage.model.errors import UsageError
 from osvtriage.recipe.recipe import Variant
 from osvtriage.report import terminal
 from osvtriage.report.printable import one_line, printable
-from osvtriage.trial.record import RunRecord, json_schema
+from osvtriage.trial.record import RunRecord
 from osvtriage.trial.verify import Control
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "run-1.json"
@@ -315,9 +315,9 @@ def test_printable_keeps_what_people_write() -> None:
 
 def test_the_published_schema_is_up_to_date() -> None:
     published = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    assert published == json_schema(), (
-        "write docs/schemas/run-1.json anew from osvtriage.trial.record.json_schema(); "
-        "where an old reader would stumble, raise the number in SCHEMA"
+    assert published == RunRecord.json_schema(), (
+        "write docs/schemas/run-1.json anew from RunRecord.json_schema(); "
+        "where an old reader would stumble, raise its number"
     )
     jsonschema.Draft202012Validator.check_schema(published)
 
@@ -338,7 +338,7 @@ def test_the_json_is_valid_and_whole(capsys: pytest.CaptureFixture[str], verdict
 def test_the_schema_refuses_what_a_record_is_not(changed: dict[str, Any]) -> None:
     data = record().to_json() | changed
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(data, json_schema())
+        jsonschema.validate(data, RunRecord.json_schema())
 
 
 def test_the_contract_is_kept() -> None:
@@ -346,7 +346,7 @@ def test_the_contract_is_kept() -> None:
     keys |= {"interventions", "host", "command", "probes", "findings", "payload", "agreement"}
     keys |= {"timings", "seed", "started"}
     assert keys <= set(record().to_json())
-    assert json_schema()["properties"]["schema"]["const"] == "osvtriage.run/1"
+    assert RunRecord.json_schema()["properties"]["schema"]["const"] == "osvtriage.run/1"
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from consoles import CONSOLES, every_name, recorded, text
 from core_specimen import Guest, prstatus
 
 from osvtriage.cli.main import main
-from osvtriage.triage.record import json_schema
+from osvtriage.triage.record import TriageRecord
 from osvtriage.triage.triage import triage
 
 Write = Callable[[str, bytes], Path]
@@ -32,9 +32,9 @@ CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 def test_the_published_schema_is_up_to_date() -> None:
     published = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    assert published == json_schema(), (
-        "write docs/schemas/triage-1.json anew from osvtriage.triage.record.json_schema(); "
-        "where an old reader would stumble, raise the number in SCHEMA"
+    assert published == TriageRecord.json_schema(), (
+        "write docs/schemas/triage-1.json anew from TriageRecord.json_schema(); "
+        "where an old reader would stumble, raise its number"
     )
     jsonschema.Draft202012Validator.check_schema(published)
 
@@ -44,7 +44,7 @@ def test_the_json_is_valid_and_says_what_the_text_says(capsys: Capture, name: st
     path = CONSOLES / f"{name}.log"
     status = main(["triage", str(path), "--json"])
     answer = json.loads(capsys.readouterr().out)
-    jsonschema.validate(answer, json_schema())
+    jsonschema.validate(answer, TriageRecord.json_schema())
     assert status == (0 if answer["found"] else 125)
     assert main(["triage", str(path)]) == status
     shown = capsys.readouterr().out
@@ -209,7 +209,7 @@ def test_a_damaged_dump_is_a_sentence_and_no_cause(capsys: Capture, write: Write
         assert captured.out.startswith("NO CAUSE FOUND\n")
         assert captured.err == ""
         assert main(["triage", "--json", str(write(name, damaged))]) == 125
-        jsonschema.validate(json.loads(capsys.readouterr().out), json_schema())
+        jsonschema.validate(json.loads(capsys.readouterr().out), TriageRecord.json_schema())
 
 
 def test_a_line_without_end_and_bytes_that_are_no_text(write: Write) -> None:
