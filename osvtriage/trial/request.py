@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from osvtriage.consoles.payload import PayloadLine
 from osvtriage.images.record import Image
@@ -54,9 +54,9 @@ class Recording:
     qemu: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How a trial is run, whatever it is of.
 
     ``engine`` watches the probes; ``auto`` is the plugin where it sees all that gdb would.
     ``timeout`` is the number of seconds the guest may run in all, ``duration`` how long one is
@@ -64,17 +64,13 @@ class Request:
     register whose clobber is looked for by stepping. ``program`` takes the payload's place.
     ``stacks``: the high-water marks of all tasks' stacks are taken.
     ``jitter`` is the number of seconds by which a guest that starts from a snapshot waits before
-    its workload.
-    With ``stop_at`` the guest is the user's from that stop on, in a gdb that reads his own
-    ``gdbinit``, and beside a ``pane`` of tmux with the guest's console. With ``mi`` an editor has
-    it; with ``when_asked`` gdb attaches no sooner than that asks for it. With ``record`` its
-    execution is recorded, to be replayed; ``replay`` is one to replay.
+    its workload. With ``record`` its execution is recorded, to be replayed; ``replay`` is one to
+    replay.
+    Where the guest is the user's from some stop on, his gdb reads his own ``gdbinit``, and beside
+    it is a ``pane`` of tmux with the guest's console. With ``mi`` an editor has it; with
+    ``when_asked`` gdb attaches no sooner than that asks for it.
     """
 
-    recipe: Recipe
-    recipe_directory: Path
-    variant: Variant
-    image: Image
     smp: int = 1
     timeout: float | None = None
     accelerator: Literal["auto", "tcg", "kvm"] = "auto"
@@ -87,13 +83,30 @@ class Request:
     program: OwnProgram | None = None
     stacks: bool = False
     jitter: float = 0.0
-    stop_at: StopAt | None = None
+    record: bool = False
+    replay: Recording | None = None
     gdbinit: bool = True
     pane: bool = True
     mi: bool = False
     when_asked: bool = False
-    record: bool = False
-    replay: Recording | None = None
+
+    def conditions(self) -> dict[str, Any]:
+        """These, by their names, whatever else a class that has them adds."""
+        return {one.name: getattr(self, one.name) for one in fields(Conditions)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Conditions):
+    """One run of one variant on one image. ``recipe_directory`` is where the recipe's file is.
+
+    With ``stop_at`` the guest is the user's from that stop on.
+    """
+
+    recipe: Recipe
+    recipe_directory: Path
+    variant: Variant
+    image: Image
+    stop_at: StopAt | None = None
 
 
 class Observer(Protocol):

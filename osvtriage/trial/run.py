@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from osvtriage.checks.interleave import outcome
 from osvtriage.consoles.payload import PayloadReport
@@ -42,53 +42,26 @@ from osvtriage.trial.prepare import Prepared, prepare
 from osvtriage.trial.reception import DISTURBED
 from osvtriage.trial.record import ImageRecord, RunRecord
 from osvtriage.trial.recording import Recorded
-from osvtriage.trial.request import (
-    WHOLE,
-    Engine,
-    Observer,
-    OwnProgram,
-    Recording,
-    Request,
-    Steering,
-)
+from osvtriage.trial.request import Conditions, Observer, Request
 from osvtriage.trial.seen import Seen
 from osvtriage.trial.session import stop_at
 from osvtriage.trial.start import Boot, Start
 from osvtriage.trial.trial import Trial
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(Conditions):
     """What the user chose; ``None`` leaves it to the recipe. ``ready`` is an image that was found
-    and checked before, whatever ``image`` and ``kernel`` say."""
+    and checked before, whatever ``image`` and ``kernel`` say. ``same_as`` is the record of a run
+    that is to be repeated with the very same files."""
 
     variant: str = AS_IS
     image: str | None = None
     kernel: Path | None = None
-    smp: int = 1
-    timeout: float | None = None
-    accelerator: Literal["auto", "tcg", "kvm"] = "auto"
-    engine: Engine = "auto"
-    qemu: Path | None = None
     out: Path | None = None
-    seed: int = 1
-    duration: float | None = None
-    pinpoint: str | None = None
-    steering: Steering = WHOLE
-    program: OwnProgram | None = None
-    stacks: bool = False
-    jitter: float = 0.0
     ready: Image | None = None
-    record: bool = False
     stop_at: str | None = None
-    gdbinit: bool = True
-    pane: bool = True
-    mi: bool = False
-    when_asked: bool = False
-    # The record of a run that is to be repeated with the very same files.
     same_as: RunRecord | None = None
-    # With it: the execution in that record, to be replayed.
-    replay: Recording | None = None
 
 
 def run(
@@ -185,25 +158,8 @@ class _Work:
             recipe_directory=self.recipe_directory,
             variant=self.variant,
             image=self.image,
-            smp=self.options.smp,
-            timeout=self.options.timeout,
-            accelerator=self.options.accelerator,
-            engine=self.options.engine,
-            qemu=self.options.qemu,
-            seed=self.options.seed,
-            duration=self.options.duration,
-            pinpoint=self.options.pinpoint,
-            steering=self.options.steering,
-            program=self.options.program,
-            stacks=self.options.stacks,
-            jitter=self.options.jitter,
             stop_at=stop_at(self.options.stop_at, self.recipe) if self.options.stop_at else None,
-            gdbinit=self.options.gdbinit,
-            pane=self.options.pane,
-            mi=self.options.mi,
-            when_asked=self.options.when_asked,
-            record=self.options.record,
-            replay=self.options.replay,
+            **self.options.conditions(),
         )
         if request.stacks:
             high_water.check_system(self.image.system, self.image.name)
