@@ -153,12 +153,13 @@ class _Work:
         self.image = self.options.ready or choose_image(
             self.recipe, self.options.image, self.options.kernel, observer
         )
+        stop = self.options.stop_at
         request = Request(
             recipe=self.recipe,
             recipe_directory=self.recipe_directory,
             variant=self.variant,
             image=self.image,
-            stop_at=stop_at(self.options.stop_at, self.recipe) if self.options.stop_at else None,
+            stop_at=stop_at(stop, self.recipe, self.variant) if stop else None,
             **self.options.conditions(),
         )
         if request.stacks:

@@ -21,7 +21,7 @@ from osvtriage.model.errors import GdbError, GuestError, Interrupted, OsvtriageE
 from osvtriage.model.event import Frame
 from osvtriage.model.finding import Finding
 from osvtriage.model.session import STOP_KINDS, Memory, SessionPlan, StopAt
-from osvtriage.recipe.recipe import Recipe
+from osvtriage.recipe.recipe import Recipe, Variant
 from osvtriage.symbols import linux, linux_stacks
 from osvtriage.systems import SYSTEMS
 from osvtriage.trial import checking, draft, identity
@@ -42,12 +42,18 @@ _PANE_LINES = "12"
 _TMUX_LIMIT = 20.0
 
 
-def stop_at(text: str, recipe: Recipe) -> StopAt:
+def stop_at(text: str, recipe: Recipe, variant: Variant) -> StopAt:
     """What ``--stop-at`` says: finding, crash, boot, or a probe of the recipe, also ``NAME:exit``.
 
     Raises:
-        UsageError: the recipe has no such probe, or a session of it comes to no finding.
+        UsageError: the recipe has no such probe, or a session of it comes to no finding, or to no
+            stop at all.
     """
+    if variant.kaslr:
+        raise UsageError(
+            f"{variant.name} moves its kernel, and a session goes by the addresses in its file",
+            "take another --variant; `osvtriage unwinder` is for a gdb of yours at such a guest",
+        )
     if text == "finding" and (recipe.context or recipe.sweep):
         raise UsageError(
             f"{recipe.name} finds what it does by steering its guest, which a session leaves alone",

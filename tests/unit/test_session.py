@@ -21,6 +21,7 @@ from osvtriage.model.event import Event, ThreadKey
 from osvtriage.model.plan import GdbPlan, ThreadPlan
 from osvtriage.model.session import Memory, SessionPlan, StopAt
 from osvtriage.model.text import printable
+from osvtriage.recipe.recipe import AS_IS, Recipe
 from osvtriage.trial import library
 from osvtriage.trial.session import stop_at
 
@@ -47,14 +48,20 @@ def part(commands: ModuleType, name: str) -> Any:
     return importlib.import_module(f"osvtriage.gdb.inside.commands.{name}")
 
 
+def stop(text: str, recipe: Recipe, variant: str = AS_IS) -> StopAt:
+    chosen = recipe.get_variant(variant)
+    assert chosen is not None
+    return stop_at(text, recipe, chosen)
+
+
 @pytest.mark.parametrize("kind", ["finding", "crash", "boot"])
 def test_a_stop_that_is_no_probe(kind: str) -> None:
-    assert stop_at(kind, library.load(RECIPE)).name == kind
+    assert stop(kind, library.load(RECIPE)).name == kind
 
 
 def test_a_stop_at_a_probe_can_name_a_side() -> None:
     recipe = library.load(RECIPE)
-    both, exit_ = stop_at("abort", recipe), stop_at("abort:exit", recipe)
+    both, exit_ = stop("abort", recipe), stop("abort:exit", recipe)
     assert (both.name, exit_.name) == ("abort", "abort:exit")
     assert both.is_met(event("abort", "entry"), 0)
     assert both.is_met(event("abort", "exit"), 0)
@@ -65,16 +72,22 @@ def test_a_stop_at_a_probe_can_name_a_side() -> None:
 @pytest.mark.parametrize("text", ["", "nothing", "abort:middle", "finding:exit"])
 def test_an_unknown_stop_names_those_that_there_are(text: str) -> None:
     with pytest.raises(UsageError) as error:
-        stop_at(text, library.load(RECIPE))
+        stop(text, library.load(RECIPE))
     assert "setup_large_syscall_stack" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("recipe", ["x86-exception-backtrace", "x86-stack-overflow"])
 def test_a_guest_that_is_steered_to_its_findings_has_none_in_a_session(recipe: str) -> None:
-    assert stop_at("boot", library.load(recipe)).kind == "boot"
+    assert stop("boot", library.load(recipe)).kind == "boot"
     with pytest.raises(UsageError, match="steering") as error:
-        stop_at("finding", library.load(recipe))
+        stop("finding", library.load(recipe))
     assert "--stop-at boot" in str(error.value.hint)
+
+
+def test_a_session_needs_the_kernel_where_its_file_says() -> None:
+    recipe = library.load("x86-exception-backtrace")
+    with pytest.raises(UsageError, match="kaslr moves its kernel"):
+        stop("boot", recipe, "kaslr")
 
 
 def test_a_finding_stops_only_where_there_is_one() -> None:
