@@ -138,8 +138,8 @@ class Recorded(Trial):
 async def unless_still(monitor: Monitor, awaitable: Awaitable[Any]) -> None:
     """Wait for *awaitable* while a guest is replayed.
 
-    QEMU's threads can come to wait for each other, all busy (7.2 on x86-64, measured: each of
-    four replays, between events 37 and 200 of 400).
+    QEMU's threads can come to wait for each other, all busy (7.2 and 10.0 on x86-64,
+    measured: each of five replays, between events 37 and 300 of 400).
 
     Raises:
         GuestError: for a minute the guest has executed nothing.
