@@ -9,7 +9,10 @@ from __future__ import annotations
 import queue
 import socket
 import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import distributed
 import zstandard
@@ -24,8 +27,8 @@ from osvtriage.soak.worker import Finished, Job, set_aside
 _CONNECT_LIMIT = 20.0
 # Through the scheduler, which holds a piece in memory.
 _PIECE = 8 << 20
-# Of files that nobody reads before they are whole.
-_SEND_LIMIT = 600.0
+# A piece is there in a fraction of a second; a slow network has as many looks as make ten minutes.
+_SEND_LOOK, _SEND_LOOKS = 2.0, 300
 
 
 class Cluster:
@@ -101,19 +104,16 @@ class Cluster:
         sum_, offset = self._parcel.sums[path], 0
         with Path(path).open("rb") as file:
             while piece := file.read(_PIECE):
-                sent = self._client.submit(
-                    *(remote.receive, path, sum_, offset, piece),
-                    workers=[worker],
-                    pure=False,
-                )
-                try:
-                    sent.result(timeout=_SEND_LIMIT)
-                except (distributed.KilledWorker, TimeoutError):
+                if not self._done_by(worker, remote.receive, path, sum_, offset, piece):
                     return
                 offset += len(piece)
-        self._client.submit(remote.keep, path, sum_, workers=[worker], pure=False).result(
-            timeout=_SEND_LIMIT
-        )
+        self._done_by(worker, remote.keep, path, sum_)
+
+    def _done_by(self, worker: str, function: Callable[..., None], *arguments: Any) -> bool:
+        try:
+            return done_by(self._client, worker, function, *arguments)
+        except CancelledError:
+            raise self._lost() from None
 
     def _unpack(self, finished: Finished) -> None:
         """Write the run record where a local worker would have."""
@@ -140,6 +140,30 @@ class Cluster:
                 self._client.run(remote.release, self._parcel.name, on_error="ignore")
         finally:
             self._client.close(timeout=_CONNECT_LIMIT)
+
+
+def done_by(
+    client: distributed.Client, worker: str, function: Callable[..., None], *arguments: Any
+) -> bool:
+    """Have the *worker* at that address call *function*; whether it lived to do it.
+
+    Raises:
+        CancelledError: the scheduler is gone.
+    """
+    future = client.submit(function, *arguments, workers=[worker], pure=False)
+    for _ in range(_SEND_LOOKS):
+        try:
+            future.result(timeout=_SEND_LOOK)
+        except distributed.KilledWorker:
+            return False
+        except TimeoutError:
+            # What is for one worker alone waits for it for ever, and it comes again elsewhere.
+            if client.status == "running" and worker not in client.nthreads():
+                break
+        else:
+            return True
+    future.cancel()
+    return False
 
 
 def _connect(address: str) -> distributed.Client:

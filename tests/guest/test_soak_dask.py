@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,6 +103,22 @@ def test_a_lost_worker_s_trials_are_run_again(
     names = {name for name in places.processes().values() if name.startswith(("qemu", "gdb"))}
     assert names == set()
     assert places.sockets() == []
+
+
+def test_a_worker_that_is_gone_is_not_waited_for(scheduler: str) -> None:
+    from distributed import Client
+
+    from osvtriage.soak.cluster import done_by
+
+    with Client(scheduler, set_as_default=False) as client:
+        client.wait_for_workers(2)
+        one, other = client.nthreads()
+        assert done_by(client, one, time.sleep, 0)
+        pid = client.run(os.getpid, workers=[one])[one]
+        # Its nanny starts another, at another address.
+        os.kill(pid, signal.SIGKILL)
+        assert not done_by(client, one, time.sleep, 0)
+        assert done_by(client, other, time.sleep, 0)
 
 
 def test_a_scheduler_that_is_not_there(command: Start) -> None:
