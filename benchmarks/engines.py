@@ -2,7 +2,7 @@
 
 Run by hand, on a machine with nothing else to do:
 
-    .venv/bin/python benchmarks/engines.py [--rounds 3] [--exchanges 60000] [--few 300]
+    .venv/bin/python benchmarks/engines.py [--rounds 12] [--exchanges 60000] [--few 40]
     .venv/bin/python benchmarks/engines.py --trials 5 [RECIPE[@IMAGE] …]
 
 The same guest (ppc64le, one vCPU, two processes that hand a byte to and fro: switch.c), the same
@@ -279,7 +279,10 @@ def compare_ways(rounds: int, exchanges: int, few: int, fewest: int) -> None:
             alone.append(bare(many, directory))
             ours.append(plugin(many, directory))
             _say(f"round {number + 1}: bare {alone[-1]}, plugin {ours[-1]}")
-        base = statistics.median(one.processor for one in alone)
+        # By pairs, for a pair of runs shares what a busy host does to both.
+        ratio = statistics.median(
+            own.processor / other.processor for own, other in zip(ours, alone, strict=True)
+        )
         mine = statistics.median(one.processor for one in ours)
         passages = statistics.median(one.passages or 0 for one in ours)
         per_exchange = 2 * passages / exchanges
@@ -288,7 +291,7 @@ def compare_ways(rounds: int, exchanges: int, few: int, fewest: int) -> None:
         )
         print("|---|---|---|")
         print("| bare QEMU | | 1.00 |")
-        print(f"| plugin ({ours[-1].note}) | {2 * passages / mine:,.0f} | {mine / base:.2f} |")
+        print(f"| plugin ({ours[-1].note}) | {2 * passages / mine:,.0f} | {ratio:.2f} |")
         clock = statistics.median(one.seconds for one in alone) / exchanges
         ways: list[tuple[str, int, Callable[[Guest, Path], Result]]] = [
             ("osvtriage's gdb engine", few, gdb_engine),
@@ -337,9 +340,9 @@ def _say(text: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--exchanges", type=int, default=60_000)
-    parser.add_argument("--few", type=int, default=300)
+    parser.add_argument("--few", type=int, default=40)
     parser.add_argument("--fewest", type=int, default=10)
     parser.add_argument("--trials", type=int)
     parser.add_argument("recipes", nargs="*", default=RECIPES)
