@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,18 @@ _MUCH = 4096
 _DRAIN_LIMIT = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a trial is given: what it is to do, the files for it, the ``directory`` that its record
+    grows in, who is told meanwhile, and where what it sees is put."""
+
+    request: Request
+    prepared: Prepared
+    directory: Path
+    observer: Observer
+    seen: Seen = field(default_factory=Seen)
+
+
 class Connected:
     """A guest under QEMU, with gdb at its stub: started, spoken with, and ended.
 
@@ -41,25 +54,18 @@ class Connected:
         watch: what every wait goes through, so that it ends with whatever ends the trial.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-    ) -> None:
-        self.request = request
-        self.prepared = prepared
-        self.directory = directory
+    def __init__(self, given: Given) -> None:
+        self.request = given.request
+        self.prepared = given.prepared
+        self.directory = given.directory
         # Where QEMU writes its log and the console's.
-        self.logs = directory
-        self.observer = observer
-        self.seen = seen
+        self.logs = given.directory
+        self.observer = given.observer
+        self.seen = given.seen
         self.monitor: Monitor
         self.gdb: MiSession
         self.watch: Watch
-        self._trouble = TROUBLES[request.recipe.system]
+        self._trouble = TROUBLES[given.request.recipe.system]
         self._ready = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         # Of trials whose guest prints on its second serial port as well.

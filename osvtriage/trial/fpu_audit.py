@@ -26,7 +26,8 @@ from osvtriage.plugin.captures import Compared, Samples
 from osvtriage.plugin.shared import Counter
 from osvtriage.symbols.elf import Symbol
 from osvtriage.trial import interruptible, library
-from osvtriage.trial.prepare import Prepared, prepare
+from osvtriage.trial.connected import Given
+from osvtriage.trial.prepare import prepare
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.seen import Seen
 from osvtriage.trial.trial import Trial
@@ -99,7 +100,8 @@ def audit(request: Request, functions: str | None, observer: Observer) -> Audit:
         )
     seen = Seen()
     with tempfile.TemporaryDirectory(prefix="osvtriage-audit-") as directory:
-        trial = _AuditTrial(request, prepared, Path(directory), observer, seen, functions)
+        given = Given(request, prepared, Path(directory), observer, seen)
+        trial = _AuditTrial(given, functions)
         interruptible.run(trial.run())
         observer.phase("check", f"{len(seen.events)} events")
         hits, differing = trial.counted(Counter.HITS), trial.counted(Counter.DIFFERING)
@@ -159,16 +161,8 @@ def audit_request(**chosen: Any) -> Request:
 class _AuditTrial(Trial):
     """A trial with a probe on every function in place of the recipe's."""
 
-    def __init__(
-        self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-        functions: str | None,
-    ) -> None:
-        super().__init__(request, prepared, directory, observer, seen)
+    def __init__(self, given: Given, functions: str | None) -> None:
+        super().__init__(given)
         self._functions = functions
         # By the name of the probe: the function, its counters.
         self.symbols: dict[str, str] = {}

@@ -20,9 +20,9 @@ from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.qemu import Execution
 from osvtriage.model.errors import GuestError, UsageError
 from osvtriage.model.plan import GdbPlan
+from osvtriage.trial.connected import Given
 from osvtriage.trial.prepare import Prepared
-from osvtriage.trial.request import Observer, Request
-from osvtriage.trial.seen import Seen
+from osvtriage.trial.request import Request
 from osvtriage.trial.trial import Trial
 
 # In the run record: QEMU's log, and every event's registers.
@@ -95,17 +95,9 @@ class Recorded(Trial):
 
     no_visits = "its execution is being recorded, and what a visitor writes would not be in it"
 
-    def __init__(
-        self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-    ) -> None:
-        self.log = directory / LOG
-        prepared = logged(prepared, Execution("record", self.log))
-        super().__init__(request, prepared, directory, observer, seen)
+    def __init__(self, given: Given) -> None:
+        self.log = given.directory / LOG
+        super().__init__(logged(given, Execution("record", self.log)))
         self.armed_at = 0
         self.stands: list[Stand] = []
 
@@ -152,7 +144,7 @@ async def unless_still(monitor: Monitor, awaitable: Awaitable[Any]) -> None:
             with suppress(TimeoutError):
                 seen = done = await asyncio.wait_for(monitor.instructions(), _STILL)
             if seen in (before, -1):
-                raise GuestError(f"it came to a standstill after {done} instructions", AGAIN)
+                raise GuestError(f"QEMU came to a standstill after {done} instructions", AGAIN)
             await asyncio.wait([wanted], timeout=_STILL)
     finally:
         wanted.cancel()
@@ -160,6 +152,7 @@ async def unless_still(monitor: Monitor, awaitable: Awaitable[Any]) -> None:
     wanted.result()
 
 
-def logged(prepared: Prepared, execution: Execution) -> Prepared:
-    """*prepared* with the log of its execution."""
-    return replace(prepared, boot=replace(prepared.boot, execution=execution))
+def logged(given: Given, execution: Execution) -> Given:
+    """*given*, with the log of the execution."""
+    boot = replace(given.prepared.boot, execution=execution)
+    return replace(given, prepared=replace(given.prepared, boot=boot))

@@ -19,12 +19,10 @@ from osvtriage.model.session import ReplayStop, SessionPlan, StopAt
 from osvtriage.recipe.recipe import Recipe
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import checking
-from osvtriage.trial.connected import BOOT_LIMIT
-from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.connected import BOOT_LIMIT, Given
 from osvtriage.trial.record import RunRecord
 from osvtriage.trial.recording import AGAIN, REGISTERS, Stand, lines, logged, unless_still
-from osvtriage.trial.request import Observer, Recording, Request
-from osvtriage.trial.seen import Seen
+from osvtriage.trial.request import Recording
 from osvtriage.trial.session import Session
 
 # A replay takes up to three times as long as its recording; a busy host ten times that.
@@ -51,25 +49,18 @@ def recording_of(record: RunRecord, directory: Path) -> Recording:
 class ReplaySession(Session):
     """A session whose guest is replayed to a recorded stop before gdb is attached."""
 
-    def __init__(
-        self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-    ) -> None:
+    def __init__(self, given: Given) -> None:
+        request = given.request
         assert request.replay is not None
         assert request.stop_at is not None
         self._recording = request.replay
-        prepared = logged(prepared, Execution("replay", self._recording.log))
-        super().__init__(request, prepared, directory, observer, seen)
+        super().__init__(logged(given, Execution("replay", self._recording.log)))
         events = _read(self._recording.directory / "events.jsonl", Event)
         self._stands = {
             stand.event: stand for stand in _read(self._recording.directory / REGISTERS, Stand)
         }
         start = self._stands[0]
-        self._stops = stops(request.recipe, prepared.arch, events, request.stop_at, start)
+        self._stops = stops(request.recipe, given.prepared.arch, events, request.stop_at, start)
         first = self._stops[0]
         self.seen.events = events[: first.events]
 

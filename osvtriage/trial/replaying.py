@@ -19,10 +19,9 @@ from osvtriage.guest.processes import Child
 from osvtriage.guest.qemu import Execution
 from osvtriage.model.errors import GuestError
 from osvtriage.trial import interruptible
-from osvtriage.trial.connected import BOOT_LIMIT
-from osvtriage.trial.prepare import Prepared
+from osvtriage.trial.connected import BOOT_LIMIT, Given
 from osvtriage.trial.recording import Recorded, Stand, lines, logged, unless_still
-from osvtriage.trial.request import Observer, Request
+from osvtriage.trial.request import Observer
 from osvtriage.trial.seen import Seen
 from osvtriage.trial.trial import Trial
 from osvtriage.trial.watch import Over, Watch
@@ -70,26 +69,21 @@ class Replay(Trial):
     """A recorded trial once more, without gdb: QEMU stops it where it stood at each event.
 
     Args:
-        prepared: what the recording was made with.
-        directory: where logs go.
+        given: what the recording was made with, and another directory.
         limit: seconds that it may take in all.
         to_its_end: the recorded guest ended by itself, and so has this one to.
     """
 
     def __init__(
         self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
+        given: Given,
         log: Path,
         stands: list[Stand],
         limit: float,
         *,
         to_its_end: bool,
     ) -> None:
-        prepared = logged(prepared, Execution("replay", log))
-        super().__init__(request, prepared, directory, observer, Seen())
+        super().__init__(logged(given, Execution("replay", log)))
         self._stands = stands
         self._seconds = limit
         self._to_its_end = to_its_end
@@ -166,10 +160,7 @@ def check(recorded: Recorded, observer: Observer) -> Replayability:
     to_its_end = recorded.switched_off
     seconds = max(_LEAST, _SLOWER * sum(recorded.seen.timings.get(one, 0) for one in _RUNNING))
     replay = Replay(
-        recorded.request,
-        recorded.prepared,
-        directory,
-        observer,
+        Given(recorded.request, recorded.prepared, directory, observer),
         recorded.log,
         recorded.stands,
         seconds,

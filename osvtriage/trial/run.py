@@ -35,6 +35,7 @@ from osvtriage.trial import (
 )
 from osvtriage.trial.again import require_same
 from osvtriage.trial.choice import choose_image
+from osvtriage.trial.connected import Given
 from osvtriage.trial.judge import Agreement, Judgement, judge
 from osvtriage.trial.overflow import frame_bytes
 from osvtriage.trial.pinpoint import Pinpoint
@@ -168,7 +169,7 @@ class _Work:
         if self.options.same_as is not None:
             require_same(self.options.same_as, self._image_record())
         self.seen.timings["image"] = time.monotonic() - begun
-        trial = self.start.trial_of(request, self.prepared, directory, observer, self.seen)
+        trial = self.start.trial_of(Given(request, self.prepared, directory, observer, self.seen))
         self.trial = trial
         try:
             self.start.run(trial)

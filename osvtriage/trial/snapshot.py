@@ -22,11 +22,11 @@ from osvtriage.guest.monitor import Monitor
 from osvtriage.guest.processes import Child, Processes
 from osvtriage.model.errors import UsageError
 from osvtriage.symbols.elf import ElfImage
+from osvtriage.trial.connected import Given
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.reception import STOP_AGAIN
 from osvtriage.trial.record import InterventionRecord
-from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved
 from osvtriage.trial.scratch import with_snapshots
 from osvtriage.trial.seen import Seen
@@ -85,29 +85,22 @@ class SnapshotGuest:
         # The trial that hears what the guest says.
         self.trial: SnapshotTrial | None = None
 
-    def trial_of(
-        self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-    ) -> SnapshotTrial:
+    def trial_of(self, given: Given) -> SnapshotTrial:
         """The next trial; its request must differ from the last in seed and jitter alone.
 
         Raises:
             UsageError: such a guest does not wait for a line.
         """
-        if (why := obstacle(prepared)) is not None:
+        if (why := obstacle(given.prepared)) is not None:
             raise UsageError(
-                f"a trial of {request.recipe.name} cannot start from a snapshot: {why}",
+                f"a trial of {given.request.recipe.name} cannot start from a snapshot: {why}",
                 "start from boots: --start boot",
             )
-        if prepared.plugin is not None:
+        if given.prepared.plugin is not None:
             # It counts what an earlier trial did, too: a snapshot does not put it back.
             why = "trials from a snapshot are gdb's"
-            prepared = replace(prepared, plugin=None, no_plugin=why)
-        self.trial = SnapshotTrial(self, request, prepared, directory, observer, seen)
+            given = replace(given, prepared=replace(given.prepared, plugin=None, no_plugin=why))
+        self.trial = SnapshotTrial(given, self)
         return self.trial
 
     def run(self, trial: Trial) -> None:
@@ -136,16 +129,8 @@ class SnapshotGuest:
 class SnapshotTrial(Trial):
     """One trial of a :class:`SnapshotGuest`."""
 
-    def __init__(
-        self,
-        guest: SnapshotGuest,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-    ) -> None:
-        super().__init__(request, prepared, directory, observer, seen)
+    def __init__(self, given: Given, guest: SnapshotGuest) -> None:
+        super().__init__(given)
         self._guest = guest
         self._exited = asyncio.Event()
         self._reusable = False

@@ -19,12 +19,12 @@ from osvtriage.model.stacks import CallStack, StacksSeen
 from osvtriage.recipe.recipe import AS_IS, Matrix, Recipe, Variant, Workload
 from osvtriage.trial import high_water, identity, interruptible, library, stacks_record
 from osvtriage.trial.choice import take_image
+from osvtriage.trial.connected import Given
 from osvtriage.trial.document import Kept
 from osvtriage.trial.judge import Ending
 from osvtriage.trial.prepare import prepare
 from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.run import Options
-from osvtriage.trial.seen import Seen
 from osvtriage.trial.trial import Trial
 
 # All tasks of a guest of ours are read in 0.3 s; a user's may have a hundred times as many.
@@ -64,8 +64,8 @@ class Wanted:
 class Stacks(Trial):
     """A guest that is booted, stopped, looked at and thrown away."""
 
-    def __init__(self, wanted: Wanted, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, given: Given, wanted: Wanted) -> None:
+        super().__init__(given)
         self.wanted = wanted
         self.stack_bytes = 0
         self.calls: list[CallStack] = []
@@ -161,7 +161,7 @@ def _look(
         accelerator=options.accelerator,
         qemu=options.qemu,
     )
-    trial = Stacks(wanted, request, prepare(request, observer), directory, observer, Seen())
+    trial = Stacks(Given(request, prepare(request, observer), directory, observer), wanted)
     interruptible.run(trial.run())
     ending = trial.seen.ending
     complete = trial.seen.stacks is not None or len(trial.calls) == wanted.times

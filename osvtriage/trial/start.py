@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Protocol
 
 from osvtriage.trial import interruptible
 from osvtriage.trial.backtraces import Backtraces
+from osvtriage.trial.connected import Given
 from osvtriage.trial.interleaving import Interleaving
 from osvtriage.trial.overflow import Overflow
-from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.recording import Recorded, require_recordable
 from osvtriage.trial.replay_session import ReplaySession
-from osvtriage.trial.request import Observer, Request
-from osvtriage.trial.seen import Seen
 from osvtriage.trial.session import Session
 from osvtriage.trial.trial import Trial
 
@@ -25,10 +22,8 @@ class Start(Protocol):
     def name(self) -> Literal["boot", "snapshot"]:
         """How the run record calls it."""
 
-    def trial_of(
-        self, request: Request, prepared: Prepared, directory: Path, observer: Observer, seen: Seen
-    ) -> Trial:
-        """The trial that *request* asks for."""
+    def trial_of(self, given: Given) -> Trial:
+        """The trial that the request asks for."""
 
     def run(self, trial: Trial) -> None:
         """Run *trial* to its end."""
@@ -39,19 +34,18 @@ class Boot:
 
     name: Literal["boot"] = "boot"
 
-    def trial_of(
-        self, request: Request, prepared: Prepared, directory: Path, observer: Observer, seen: Seen
-    ) -> Trial:
-        """The trial that *request* asks for."""
+    def trial_of(self, given: Given) -> Trial:
+        """The trial that the request asks for."""
+        request = given.request
         kind: type[Trial] = Interleaving if request.variant.interleave else Trial
         kind = Overflow if request.recipe.sweep else kind
         kind = Backtraces if request.recipe.context else kind
         kind = Session if request.stop_at else kind
         if request.record:
-            require_recordable(request, prepared)
+            require_recordable(request, given.prepared)
             kind = Recorded
         kind = ReplaySession if request.replay else kind
-        return kind(request, prepared, directory, observer, seen)
+        return kind(given)
 
     def run(self, trial: Trial) -> None:
         """Run *trial* to its end; a signal cancels it."""

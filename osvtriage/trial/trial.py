@@ -33,13 +33,11 @@ from osvtriage.symbols.demangle import demangled
 from osvtriage.symbols.elf import ElfImage
 from osvtriage.symbols.layout import Sample
 from osvtriage.trial import checking, high_water, identity, pinpoint
-from osvtriage.trial.connected import Connected
+from osvtriage.trial.connected import Connected, Given
 from osvtriage.trial.judge import Ending, ProbeCount
 from osvtriage.trial.plugin_engine import PluginEngine, compared_by
-from osvtriage.trial.prepare import Prepared
 from osvtriage.trial.reception import Reception
 from osvtriage.trial.record import InterventionRecord
-from osvtriage.trial.request import Observer, Request
 from osvtriage.trial.resolve import Resolved, resolve
 from osvtriage.trial.seen import Seen
 from osvtriage.trial.visit import Visit
@@ -60,15 +58,8 @@ class Trial(Connected):
     # Why nobody can be let in while it runs, where that is so.
     no_visits: ClassVar[str | None] = None
 
-    def __init__(
-        self,
-        request: Request,
-        prepared: Prepared,
-        directory: Path,
-        observer: Observer,
-        seen: Seen,
-    ) -> None:
-        super().__init__(request, prepared, directory, observer, seen)
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
         self.resolved: Resolved | None = None
         self._failure: str | None = None
         self._told: asyncio.Future[dict[str, Any]] | None = None
